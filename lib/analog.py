@@ -1,0 +1,187 @@
+"""The analog layer, its two slots, and the way from any network to an analog one.
+
+    y = correct( op( q_a(x), deviate( q_w(w) ) ), q_a(x) ) + bias
+
+A crossbar holds the weights of one Conv2d or Linear; bias, batch norm, pooling and non-linearities stay digital and
+exact.  `deviate` and `correct` are empty (None) until training, or `programmed`, fills them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, weight_quantizer
+from .checks import one_of
+from .variation import Chip, Variation
+
+Deviate = Callable[[Tensor], Tensor]  # q_w(w) ↦ w̃
+Correct = Callable[[Tensor, Tensor], Tensor]  # (ỹ, q_a(x)) ↦ y
+Tuner = Callable[["Crossbar", str, Chip, Variation], Correct | None]  # what fills a layer's second slot on a chip
+
+
+class Crossbar:
+    """The hook shared by both analog layers; `op` is the layer's product with no bias."""
+
+    deviate: Deviate | None = None
+    correct: Correct | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.quantize_input(x)
+        w = self.quantize_weight(self.weight)
+        y = self.op(x, w if self.deviate is None else self.deviate(w))
+        if self.correct is not None:
+            y = self.correct(y, x)
+        return y if self.bias is None else y + self.bias.view(self.bias_shape)
+
+
+class AnalogLinear(Crossbar, nn.Linear):
+    """x (…, in) → y (…, out)."""
+
+    bias_shape = (-1,)
+
+    def op(self, x: Tensor, w: Tensor) -> Tensor:
+        return F.linear(x, w)
+
+
+class AnalogConv2d(Crossbar, nn.Conv2d):
+    """x (B, C, H, W) → y (B, C', H', W'); stride, padding, dilation, groups and padding modes as nn.Conv2d."""
+
+    bias_shape = (-1, 1, 1)
+
+    def op(self, x: Tensor, w: Tensor) -> Tensor:
+        return self._conv_forward(x, w, None)
+
+
+ANALOG = {nn.Linear: AnalogLinear, nn.Conv2d: AnalogConv2d, AnalogLinear: AnalogLinear, AnalogConv2d: AnalogConv2d}
+
+
+def crossbars(net: nn.Module) -> Iterator[tuple[str, Crossbar]]:
+    """(name, layer) of every analog layer, a shared one once, under its first name."""
+    return ((name, m) for name, m in net.named_modules() if isinstance(m, Crossbar))
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode without gradients; every module's own mode comes back at the end."""
+    modes = {m: m.training for m in net.modules()}
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield net
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def to_analog(
+    net: nn.Module, bits: str | Bits | None = None, calibrate: Tensor | None = None, quantizers: str = "learned"
+) -> nn.Module:
+    """A copy of `net` whose Conv2d and Linear layers, anywhere in its tree, are crossbars.
+
+    bits: "A4W2", or None for float crossbars (deviated, not quantized).
+    calibrate: a batch (B, C, H, W) of normalized inputs, required with bits: it fixes every layer's sign and step.
+    quantizers: "learned" (default), "line-search" weights, or "legacy" [code 2021].
+    Layers that the batch does not reach, and every other kind of module, stay digital: `report` lists them.
+    Raises ValueError for wrong bits or quantizers, a missing or empty batch, or a network without such a layer."""
+    one_of("quantizers", quantizers, QUANTIZER_SETS)
+    bits = None if bits is None else Bits.parse(bits)
+    net = copy.deepcopy(net)
+    # exact types: a subclass may bypass forward (as MultiheadAttention's out_proj does)
+    found = [m for m in net.modules() if type(m) in ANALOG]
+    if not found:
+        raise ValueError(f"{type(net).__name__} has no Conv2d or Linear layer to put on a crossbar")
+    inputs = dict.fromkeys(found, nn.Identity) if bits is None else _observe(net, found, bits, calibrate, quantizers)
+    for module in found:
+        if module in inputs:
+            # changing the class in place keeps the layer's name, hooks and sharing; there is no tree to rebuild
+            module.__class__ = ANALOG[type(module)]
+            module.quantize_input = nn.Identity() if bits is None else inputs[module]
+            module.quantize_weight = (
+                nn.Identity() if bits is None else weight_quantizer(bits.weights, module.weight, quantizers)
+            )
+    return net
+
+
+def _observe(net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor | None, quantizers: str) -> dict:
+    """The activation quantizer of each layer that one forward pass of `batch` reaches, started on its input."""
+    if batch is None or len(batch) == 0:
+        raise ValueError("calibrate must be a batch of at least one normalized input, got none")
+    made: dict[nn.Module, nn.Module] = {}
+    signs: dict[nn.Module, bool] = {}
+
+    def look(module, args):
+        x = args[0]
+        signed = bool((x < 0).any())
+        if module in made and signed <= signs[module]:
+            return  # a shared layer: its first input decides, unless a later one brings the first negative value
+        signs[module] = signed
+        # [code 2021] quantizes, then multiplies the unquantized input in linear layers of more than one bit
+        slip = quantizers == "legacy" and bits.activations > 1 and isinstance(module, nn.Linear)
+        made[module] = nn.Identity() if slip else activation_quantizer(bits.activations, x, signed, quantizers)
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        with evaluating(net):
+            net(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return made
+
+
+@contextmanager
+def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | None = None) -> Iterator[nn.Module]:
+    """The network as it sits on one chip: both slots of every crossbar filled, and restored at the end."""
+    layers = list(crossbars(net))
+    if not layers:
+        raise ValueError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
+    before = [(layer, layer.deviate, layer.correct) for _, layer in layers]
+    try:
+        for name, layer in layers:
+            layer.deviate = variation.deviate(chip, name, layer.weight)
+            layer.correct = None if tuner is None else tuner(layer, name, chip, variation)
+        yield net
+    finally:
+        for layer, deviate, correct in before:
+            layer.deviate, layer.correct = deviate, correct
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One module that holds parameters: where it computes, how many cells it takes, and why."""
+
+    name: str
+    kind: str
+    place: str  # "analog" or "digital"
+    cells: int
+    why: str
+
+
+def report(net: nn.Module) -> list[LayerReport]:
+    """A row for every module of `net` that holds parameters itself: what is analog, what stays digital, and why."""
+    rows = []
+    quantizers = {id(q) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight)}
+    for name, module in net.named_modules():
+        if id(module) in quantizers or not any(True for _ in module.parameters(recurse=False)):
+            continue
+        kind, cells, place = type(module).__name__, 0, "digital"
+        if isinstance(module, Crossbar):
+            place, cells = "analog", module.weight.numel()
+            why = "weights on a crossbar" + ("" if module.bias is None else ", bias digital")
+        elif type(module) in ANALOG:
+            why = "not reached by the calibration batch"
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            why = f"a subclass of {type(module).__mro__[1].__name__} may compute without its forward"
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            why = "normalization is digital and exact"
+        else:
+            why = "neither Conv2d nor Linear"
+        rows.append(LayerReport(name or "(network)", kind, place, cells, why))
+    return rows

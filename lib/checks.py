@@ -1,0 +1,36 @@
+"""Argument checks whose message names the value, what is allowed, and (where there is one) the fix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+
+
+def one_of(what: str, value, allowed: Iterable, fix: str = ""):
+    """Return `value` if it is in `allowed`; raise ValueError naming both otherwise."""
+    allowed = list(allowed)
+    if value not in allowed:
+        choices = ", ".join(str(a) for a in allowed)
+        raise ValueError(f"unknown {what} {value!r}; allowed: {choices}{'; ' + fix if fix else ''}")
+    return value
+
+
+def real(what: str, value, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `value` as a finite float in [low, high]; raise ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not low <= value <= high:
+        raise ValueError(f"{what} must be a finite number{_range(low, high)}, got {value!r}")
+    return float(value)
+
+
+def integer(what: str, value, low: float = -math.inf, high: float = math.inf) -> int:
+    """Return `value` as an int in [low, high]; raise ValueError otherwise (2.5 and True are no integers)."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+        raise ValueError(f"{what} must be an integer{_range(low, high)}, got {value!r}")
+    return int(value)
+
+
+def _range(low: float, high: float) -> str:
+    if low > -math.inf and high < math.inf:
+        return f" from {low} to {high}"
+    return f" ≥ {low}" if low > -math.inf else f" ≤ {high}" if high < math.inf else ""

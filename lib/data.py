@@ -1,0 +1,261 @@
+"""Datasets as tensors: whole splits in memory, batches cut and augmented by tensor operations, no worker processes.
+
+Fashion-MNIST is embedded under data/fashion-mnist/ (MIT licence, Zalando SE).  MNIST, CIFAR-10 and CIFAR-100 come
+through torchvision, which checks their MD5 sums; `imagefolder:PATH` is any tree train/CLASS/*, test/CLASS/*.
+The validation split is cut from the training data; the test set is never part of it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .checks import integer, one_of
+from .variation import keyed_generator
+
+ROOT = Path(__file__).resolve().parent.parent
+DATASETS = ("fashion-mnist", "mnist", "cifar10", "cifar100")
+DATA_VARIABLE = "ANALOG_PIM_DATA"
+VALIDATION_SHARE = 12  # one training image in twelve
+FASHION_SHA256 = {  # of the uncompressed files
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crop after zero padding (pixels), horizontal flip, rotation by up to ± `rotate` degrees."""
+
+    crop: int = 0
+    flip: bool = False
+    rotate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split.  pixels: uint8 (N, C, H, W); labels: int64 (N,); mean, std: per channel, in units of 0…1."""
+
+    pixels: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.pixels) == 0 or len(self.pixels) != len(self.labels):
+            raise ValueError(f"a split needs images, one label each; got {len(self.pixels)} images, {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: str | torch.device) -> Images:
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
+
+    def take(self, index: Tensor | slice) -> Images:
+        return replace(self, pixels=self.pixels[index], labels=self.labels[index])
+
+    def balanced(self, n: int | None) -> Images:
+        """A fixed subset of n images with equal numbers a class (±1), interleaved by class; all images for None."""
+        if n is None:
+            return self
+        integer("number of images", n, 1, len(self))
+        rank = torch.empty(len(self), dtype=torch.long)  # of an image among those of its class
+        labels = self.labels.cpu()
+        for label in labels.unique():
+            where = (labels == label).nonzero().squeeze(1)
+            rank[where] = torch.arange(len(where))
+        order = np.lexsort((labels.numpy(), rank.numpy()))[:n]
+        return self.take(torch.from_numpy(np.ascontiguousarray(order)).to(self.labels.device))
+
+    def normalized(self, pixels: Tensor | None = None) -> Tensor:
+        """float32 (x/255 − mean)/std, channel by channel."""
+        pixels = self.pixels if pixels is None else pixels
+        mean = torch.tensor(self.mean, device=pixels.device).view(-1, 1, 1)
+        scale = torch.tensor(self.std, device=pixels.device).view(-1, 1, 1).reciprocal()
+        return (pixels.float() / 255 - mean) * scale
+
+    def batches(self, size: int, key: tuple, augment: Augment = Augment()) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled whole batches (x normalized, labels); a function of `key` alone.  A short last batch is dropped,
+        unless it is the only one."""
+        rng = keyed_generator("batches", *key)
+        order = torch.from_numpy(rng.permutation(len(self))).to(self.labels.device)
+        for start in range(0, max(len(self) - size, 0) + 1, size):
+            index = order[start : start + size]
+            yield augmented(self.normalized(self.pixels[index]), augment, rng), self.labels[index]
+
+
+def augmented(x: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
+    """x (B, C, H, W) with each image cropped, flipped and rotated on its own."""
+    b, _, h, w = x.shape
+    if augment.flip:
+        x = torch.where(_draw(rng.random(b) < 0.5, x).view(b, 1, 1, 1), x.flip(-1), x)
+    if augment.crop:
+        shift = [_draw(rng.integers(0, 2 * augment.crop + 1, b), x) for _ in range(2)]
+        rows = (shift[0][:, None] + torch.arange(h, device=x.device))[:, None, :, None]
+        columns = (shift[1][:, None] + torch.arange(w, device=x.device))[:, None, None, :]
+        channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+        x = F.pad(x, [augment.crop] * 4)[torch.arange(b, device=x.device)[:, None, None, None], channels, rows, columns]
+    if augment.rotate:
+        angle = _draw(np.radians(rng.uniform(-augment.rotate, augment.rotate, b)), x).to(x.dtype)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        turn = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(b, 2, 3)
+        x = F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)
+    return x
+
+
+def _draw(values: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(like.device)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits, their shape, and a fingerprint (SHA-256 of every pixel and label; never of a path)."""
+
+    name: str
+    train: Images
+    validation: Images
+    test: Images
+    classes: int
+    fingerprint: str
+
+    @property
+    def channels(self) -> int:
+        return self.train.pixels.shape[1]
+
+    @property
+    def size(self) -> int:
+        return self.train.pixels.shape[-1]
+
+
+def data_folder(given: str | Path | None = None) -> Path:
+    """Where data live: the argument, else the variable ANALOG_PIM_DATA, else data/ of the checkout, else (after a
+    plain installation) the user's cache folder."""
+    given = given or os.environ.get(DATA_VARIABLE)
+    if given:
+        return Path(given)
+    if (ROOT / "pyproject.toml").exists():
+        return ROOT / "data"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("analog-pim-companion") / "data"
+
+
+def load(name: str, folder: str | Path | None = None) -> Dataset:
+    """The dataset `name` (`DATASETS`, or imagefolder:PATH), from `folder` (default: `data_folder()`).
+
+    Raises ValueError for an unknown name, RuntimeError saying what to fetch where a download fails or a file is
+    damaged."""
+    if name.startswith("imagefolder:"):
+        return _assemble("imagefolder:" + Path(name[12:]).name, *_image_folder(Path(name[12:])))
+    one_of("dataset", name, [*DATASETS, "imagefolder:PATH"])
+    return _load_named(name, data_folder(folder).resolve())
+
+
+@lru_cache(maxsize=2)
+def _load_named(name: str, folder: Path) -> Dataset:
+    if name == "fashion-mnist" and (folder / name).is_dir():
+        return _assemble(name, *_embedded_fashion_mnist(folder / name))
+    return _assemble(name, *_torchvision(name, folder))
+
+
+def _assemble(name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Dataset:
+    digest = hashlib.sha256()
+    for part in (*train, *test):
+        digest.update(str(tuple(part.shape)).encode() + part.numpy().tobytes())
+    # per channel over the training images; a tenth of them is plenty for two moments
+    sample = train[0][:: max(1, len(train[0]) // 6000)].float() / 255
+    mean = tuple(round(v, 6) for v in sample.mean((0, 2, 3)).tolist())
+    std = tuple(round(max(v, 1e-3), 6) for v in sample.std((0, 2, 3)).tolist())
+    order = torch.from_numpy(keyed_generator("validation split", name).permutation(len(train[0])))
+    held = max(1, len(order) // VALIDATION_SHARE)
+    whole = Images(*train, mean, std)
+    classes = int(max(train[1].max(), test[1].max())) + 1
+    return Dataset(
+        name, whole.take(order[held:]), whole.take(order[:held]), Images(*test, mean, std), classes, digest.hexdigest()
+    )
+
+
+def _embedded_fashion_mnist(folder: Path):
+    parts = {}
+    for name, expected in FASHION_SHA256.items():
+        path = folder / f"{name}.gz"
+        try:
+            raw = gzip.decompress(path.read_bytes())
+        except (OSError, EOFError) as error:
+            raise RuntimeError(f"cannot read {path} ({error}); restore it with: git checkout -- data/fashion-mnist") from None
+        if hashlib.sha256(raw).hexdigest() != expected:
+            raise RuntimeError(f"{path} is damaged (wrong SHA-256); restore it with: git checkout -- data/fashion-mnist")
+        dims = [int(d) for d in np.frombuffer(raw, ">i4", raw[3], offset=4)]  # IDX: byte 3 counts the dimensions
+        parts[name] = torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * len(dims)).reshape(dims).copy())
+    return tuple(
+        (parts[f"{split}-images-idx3-ubyte"].unsqueeze(1), parts[f"{split}-labels-idx1-ubyte"].long())
+        for split in ("train", "t10k")
+    )
+
+
+def _torchvision(name: str, folder: Path):
+    """Read from `folder`, else download into a temporary folder beside it and move it in when complete."""
+    from torchvision import datasets
+
+    cls = {"fashion-mnist": datasets.FashionMNIST, "mnist": datasets.MNIST}.get(name) or getattr(datasets, name.upper())
+    try:
+        splits = [cls(folder, train=train, download=False) for train in (True, False)]
+    except RuntimeError:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as partial:
+                for train in (True, False):
+                    cls(partial, train=train, download=True)
+                for part in Path(partial).iterdir():  # what stood there failed its check
+                    shutil.rmtree(folder / part.name, ignore_errors=True)
+                    os.replace(part, folder / part.name)
+        except Exception as error:  # torchvision raises anything from URLError to RuntimeError here
+            what = getattr(cls, "url", None) or "its four .gz files of " + " or ".join(getattr(cls, "mirrors", ["torchvision"]))
+            where = folder if hasattr(cls, "url") else folder / cls.__name__ / "raw"
+            raise RuntimeError(
+                f"cannot download {name} ({' '.join(str(error).split())}); fetch {what}, put it into {where}, or name another folder "
+                f"with --data-dir or {DATA_VARIABLE}"
+            ) from None
+        splits = [cls(folder, train=train, download=False) for train in (True, False)]
+    return tuple(_tensors(split.data, split.targets) for split in splits)
+
+
+def _tensors(data, targets) -> tuple[Tensor, Tensor]:
+    pixels = torch.as_tensor(data)
+    pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+    return pixels, torch.as_tensor(targets, dtype=torch.long)
+
+
+def _image_folder(path: Path):
+    """PATH/train/CLASS/*, PATH/test/CLASS/*: RGB images of one size, classes in alphabetical order."""
+    from torchvision.datasets import ImageFolder
+
+    splits, classes = [], None
+    for split in ("train", "test"):
+        try:
+            found = ImageFolder(path / split)
+        except (FileNotFoundError, OSError):
+            raise ValueError(f"no images under {path / split}; imagefolder:PATH needs PATH/train/CLASS/* and PATH/test/CLASS/*") from None
+        if classes not in (None, found.classes):
+            raise ValueError(f"{path}: train has the classes {classes}, test has {found.classes}; they must be the same")
+        classes = found.classes
+        arrays = [np.asarray(image) for image, _ in found]
+        sizes = sorted({a.shape[:2] for a in arrays})
+        if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
+            raise ValueError(f"{path / split}: images must be square and of one size, got {sizes[:3]}; resize them first")
+        splits.append(_tensors(np.stack(arrays), found.targets))
+    return splits

@@ -1,0 +1,90 @@
+"""Monte Carlo over chips: how many images each chip gets right.  Counts, not percentages, so that runs add up."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .analog import Tuner, evaluating, programmed
+from .checks import integer
+from .data import Images
+from .statistics import Estimate, chip_yield, mean, quantile
+from .variation import Chip, Variation
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Per chip: its index, images seen, images right; int64 (n,) each."""
+
+    chips: np.ndarray
+    images: np.ndarray
+    correct: np.ndarray
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """% right, (n,)."""
+        return 100 * self.correct / self.images
+
+    def summary(self, threshold: float | None = None) -> dict[str, Estimate]:
+        """mean and 5% quantile in %, and with `threshold` (%) the yield as a share of chips."""
+        result = {"mean": mean(self.accuracy), "q05": quantile(self.accuracy)}
+        return result if threshold is None else result | {"yield": chip_yield(self.accuracy, threshold)}
+
+    def to_frame(self):
+        """pandas DataFrame: chip, images, correct, accuracy."""
+        import pandas as pd
+
+        columns = {"chip": self.chips, "images": self.images, "correct": self.correct, "accuracy": self.accuracy}
+        return pd.DataFrame(columns)
+
+
+def evaluate(
+    net: nn.Module,
+    images: Images,
+    variation: Variation = Variation(),
+    chips: int | Sequence[int] = 100,
+    *,
+    tuning: Tuner | None = None,
+    purpose: str = "test",
+    batch_size: int = 125,
+    progress: Callable[[int], None] | None = None,
+) -> Counts:
+    """Program `net` as each chip (0 … n − 1, or the indices given) and count what it classifies right.
+
+    Every chip sees every image.  Chip i is the same cell by cell for every network layout of the same names, σ, law
+    and tuner.  progress(n): called with the images of each chip.  Raises ValueError for no chips or a bad index."""
+    indices = range(integer("chips", chips, 1)) if isinstance(chips, int) else list(chips)
+    if len(indices) == 0:
+        raise ValueError("evaluate needs at least one chip, got none")
+    # channels-last: the convolutions' faster layout on CPUs and GPUs alike; on a copy, as it restrides the weights
+    net = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    batches = [(part.normalized().to(memory_format=torch.channels_last), part.labels) for part in _parts(images, batch_size)]
+    correct = []
+    with evaluating(net):
+        for index in indices:
+            with programmed(net, Chip.of(purpose, index), variation, tuning):
+                correct.append(sum(int((net(x).argmax(1) == labels).sum()) for x, labels in batches))
+            if progress:
+                progress(len(images))
+    n = len(indices)
+    return Counts(np.array(indices, np.int64), np.full(n, len(images), np.int64), np.array(correct, np.int64))
+
+
+def accuracy(net: nn.Module, images: Images, batch_size: int = 250) -> float:
+    """% right of a network as it stands, analog or not, without any chip."""
+    with evaluating(net):
+        right = sum(int((_predict(net, part) == part.labels).sum()) for part in _parts(images, batch_size))
+    return 100 * right / len(images)
+
+
+def _predict(net: nn.Module, images: Images) -> Tensor:
+    return net(images.normalized()).argmax(1)
+
+
+def _parts(images: Images, size: int) -> list[Images]:
+    return [images.take(slice(start, start + size)) for start in range(0, len(images), size)]

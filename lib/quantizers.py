@@ -1,0 +1,244 @@
+"""Quantizers: modules whose forward puts a tensor on a grid of levels and whose backward goes straight through.
+
+    q(x) = s · clamp(round(x / s), lo, hi)        values
+    ∂q/∂x = 1 where lo ≤ x/s ≤ hi, else 0         straight-through estimator (STE)
+
+Sources: LSQ (Esser et al., ICLR 2020) for the learned step; [code 2021] = github.com/JamesTuna/QAVAT_FOR_PIM for
+the line search, the binary weights and the `Legacy…` activations; [ours] where said.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .checks import integer, one_of
+
+MAX_BITS = 8
+QUANTIZER_SETS = ("learned", "line-search", "legacy")
+TINY = 1e-8  # the smallest step: an all-zero layer has no scale of its own
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bit widths of a layer, written A{activations}W{weights}, each 1 to 8."""
+
+    activations: int
+    weights: int
+
+    def __post_init__(self):
+        integer("activation bits", self.activations, 1, MAX_BITS)
+        integer("weight bits", self.weights, 1, MAX_BITS)
+
+    @classmethod
+    def parse(cls, text: str | Bits) -> Bits:
+        if isinstance(text, Bits):
+            return text
+        match = re.fullmatch(r"A(-?[\d.]+)W(-?[\d.]+)", str(text))
+        if not match:
+            raise ValueError(f'bits must look like "A4W2" (activation bits, weight bits, each 1 to {MAX_BITS}), got {text!r}')
+        widths = [int(part) if re.fullmatch(r"-?\d+", part) else part for part in match.groups()]
+        return cls(*widths)
+
+    def __str__(self) -> str:
+        return f"A{self.activations}W{self.weights}"
+
+
+def levels(bits: int, signed: bool) -> tuple[int, int]:
+    """(lo, hi) in steps: unsigned 0 … 2^b − 1; signed symmetric ±(2^(b−1) − 1), so 2 bits are ternary."""
+    bits = integer("bits", bits, 1, MAX_BITS)
+    if not signed:
+        return 0, 2**bits - 1
+    n = 2 ** (bits - 1) - 1
+    if n == 0:
+        raise ValueError("1 signed bit has no symmetric grid around 0; allowed: 2 to 8 bits, or the sign quantizers")
+    return -n, n
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, q, passes):
+        ctx.save_for_backward(passes)
+        return q.view_as(q)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (passes,) = ctx.saved_tensors
+        return (grad if passes is None else grad * passes), None, None
+
+
+def straight_through(x: Tensor, q: Tensor, passes: Tensor | None = None) -> Tensor:
+    """Value q, gradient of the identity in x (times the mask `passes`).  Shapes: all alike."""
+    return _StraightThrough.apply(x, q.detach(), passes)
+
+
+def round_to_levels(x: Tensor, step: Tensor, lo: int, hi: int) -> Tensor:
+    """q(x) = s · round(clamp(x / s, lo, hi)), without a gradient of its own."""
+    return (x / step).clamp_(lo, hi).round_().mul_(step)
+
+
+def best_step(x: Tensor, steps: Tensor, lo: int, hi: int) -> Tensor:
+    """argmin over `steps` (k,) of ‖x − q(x)‖²; a scalar."""
+    with torch.no_grad():
+        errors = torch.stack([(x - round_to_levels(x, s, lo, hi)).square().sum() for s in steps])
+        return steps[errors.argmin()]
+
+
+def line_search(w: Tensor, bits: int) -> Tensor:
+    """Weight step: the L2-best of 10 from max|w|/n to median|w|/n  [code 2021]."""
+    lo, hi = levels(bits, signed=True)
+    size = w.detach().abs().flatten()
+    ends = (size.max() / hi).clamp_min(TINY), (size.median() / hi).clamp_min(TINY)
+    return best_step(w.detach(), torch.lerp(ends[0], ends[1], torch.linspace(0, 1, 10, device=w.device)), lo, hi)
+
+
+def activation_step(x: Tensor, bits: int, signed: bool) -> Tensor:
+    """Start of an activation step: the L2-best of 20 from max|x|/n down to a tenth of it, log-spaced [ours];
+    one signed bit: mean|x|, which is L2-best for s·sign(x).  At most 2^13 evenly strided values are looked at."""
+    x = x.detach().flatten()
+    x = x[:: max(1, x.numel() // 2**13)]
+    if signed and bits == 1:
+        return x.abs().mean().clamp_min(TINY)
+    lo, hi = levels(bits, signed)
+    return best_step(x, (x.abs().max() / hi).clamp_min(TINY) * torch.logspace(0, -1, 20, device=x.device), lo, hi)
+
+
+class _LSQ(torch.autograd.Function):
+    """Value and both gradients of LSQ in one pass each (equations 1 to 3 of Esser et al. 2020)."""
+
+    @staticmethod
+    def forward(ctx, x, step, lo, hi, grad_scale):
+        v = x / step
+        ctx.save_for_backward(v)
+        ctx.constants = lo, hi, grad_scale
+        return v.clamp(lo, hi).round_().mul_(step)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (v,) = ctx.saved_tensors
+        lo, hi, grad_scale = ctx.constants
+        clamped = v.clamp(lo, hi)
+        inside = torch.eq(clamped, v, out=torch.empty_like(v))  # as floats: ten times faster than a boolean mask
+        d_x = inside.mul_(grad)  # ∂q/∂x = 1 inside, 0 outside
+        # ∂q/∂s = round(v) − v inside, the bound outside: both terms as dot products, without a temporary
+        d_step = torch.dot(clamped.round_().flatten(), grad.flatten()) - torch.dot(v.flatten(), d_x.flatten())
+        return d_x, d_step * grad_scale, None, None, None
+
+
+class LearnedStep(nn.Module):
+    """LSQ: the step s is a parameter.  q(x) = s·round(clamp(x/s, lo, hi)); ∂q/∂s is scaled by 1/√(N·hi).
+
+    `count` N: the number of weights of the layer, or of features a sample for activations [ours]."""
+
+    def __init__(self, bits: int, signed: bool, step: Tensor, count: int):
+        super().__init__()
+        self.bits, self.signed, self.count = bits, signed, integer("count", count, 1)
+        self.step = nn.Parameter(step.detach().clone().clamp_min(TINY).reshape(()))
+
+    @classmethod
+    def for_weights(cls, bits: int, w: Tensor) -> LearnedStep:
+        """s starts at 2·mean|w|/√n (LSQ, section 2.1)."""
+        _, n = levels(bits, signed=True)
+        return cls(bits, True, 2 * w.detach().abs().mean() / math.sqrt(n), w.numel())
+
+    @classmethod
+    def for_activations(cls, bits: int, x: Tensor, signed: bool) -> LearnedStep:
+        return cls(bits, signed, activation_step(x, bits, signed), x[0].numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        lo, hi = levels(self.bits, self.signed)
+        # s and −s are the same grid: |s| keeps a step that an optimizer pushed below zero usable
+        step = self.step.abs()
+        if not torch.is_grad_enabled():
+            return round_to_levels(x, step, lo, hi)
+        return _LSQ.apply(x, step, lo, hi, 1 / math.sqrt(self.count * hi))
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.bits, self.signed, self.count])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        bits, signed, count = state.tolist()
+        self.bits, self.signed, self.count = bits, bool(signed), count
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, signed={self.signed}, step={self.step.item():.4g}"
+
+
+class LearnedSign(LearnedStep):
+    """One signed bit: q(x) = s·sign(x), sign(0) = +1; ∂q/∂x = 1 where |x| ≤ s; ∂q/∂s = sign(x)/√N  [ours]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = self.step.abs()
+        sign = torch.where(x.detach() < 0, -1.0, 1.0).to(x.dtype)
+        slow = step.detach() + (step - step.detach()) / math.sqrt(self.count)  # value s, gradient 1/√N
+        return sign * slow + straight_through(x, torch.zeros_like(x), x.detach().abs() <= step.detach())
+
+
+class LineSearch(nn.Module):
+    """Weights on a searched step, redone each training forward, frozen in evaluation; the STE is not clipped.
+    [code 2021]"""
+
+    def __init__(self, bits: int, w: Tensor):
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("step", line_search(w, bits).clone())
+
+    def forward(self, w: Tensor) -> Tensor:
+        if self.training:
+            self.step.copy_(line_search(w, self.bits))
+        return straight_through(w, round_to_levels(w.detach(), self.step, *levels(self.bits, signed=True)))
+
+
+class Binary(nn.Module):
+    """q(w) = sign(w)·mean|w| of the layer, sign(0) = +1; the gradient passes where |w| ≤ 1  [code 2021]."""
+
+    def forward(self, w: Tensor) -> Tensor:
+        w0 = w.detach()
+        return straight_through(w, torch.where(w0 < 0, -1.0, 1.0).to(w.dtype) * w0.abs().mean(), w0.abs() <= 1)
+
+
+class LegacyActivations(nn.Module):
+    """q(x) = s·clamp(trunc(x/s), −n, n), n = 2^(b−1) − 1, s = (running max|x|, EMA 0.99)/n; STE not clipped.
+    Signed and truncated towards zero, so 4 bits have 7 positive levels.  [code 2021]"""
+
+    def __init__(self, bits: int, x: Tensor):
+        super().__init__()
+        self.n = levels(bits, signed=True)[1]
+        self.register_buffer("maximum", x.detach().abs().max().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.maximum.lerp_(x.detach().abs().max(), 0.01)
+        step = (self.maximum / self.n).clamp_min(TINY)
+        return straight_through(x, (x.detach() / step).trunc_().clamp_(-self.n, self.n).mul_(step))
+
+
+class LegacySign(nn.Module):
+    """q(x) = sign(x)·mean|x|, the mean over an image's channel (B, C, H, W) or a sample (B, F); sign(0) = 0;
+    the gradient passes where |x| ≤ 1.  [code 2021]"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x0 = x.detach()
+        scale = x0.abs().mean(dim=tuple(range(min(2, x.dim() - 1), x.dim())), keepdim=True)
+        return straight_through(x, x0.sign() * scale, x0.abs() <= 1)
+
+
+def weight_quantizer(bits: int, w: Tensor, quantizers: str = "learned") -> nn.Module:
+    """The weight quantizer of a set, started on the weights w: one bit is `Binary` in every set."""
+    one_of("quantizers", quantizers, QUANTIZER_SETS)
+    if integer("weight bits", bits, 1, MAX_BITS) == 1:
+        return Binary()
+    return LearnedStep.for_weights(bits, w) if quantizers == "learned" else LineSearch(bits, w)
+
+
+def activation_quantizer(bits: int, x: Tensor, signed: bool, quantizers: str = "learned") -> nn.Module:
+    """The activation quantizer of a set, started on a batch x (B, …) of the layer's inputs."""
+    one_of("quantizers", quantizers, QUANTIZER_SETS)
+    one_bit = integer("activation bits", bits, 1, MAX_BITS) == 1
+    if quantizers == "legacy":
+        return LegacySign() if one_bit else LegacyActivations(bits, x)
+    return (LearnedSign if one_bit and signed else LearnedStep).for_activations(bits, x, signed)

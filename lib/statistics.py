@@ -1,0 +1,119 @@
+"""From per-chip values to statements: mean, 5% quantile, yield and paired difference, each with its interval.
+
+Pure functions of arrays.  Every interval covers at 95% (`LEVEL`); the tests check each by simulation, with a heavy
+lower tail among the populations.  Intervals over chips speak of these checkpoints, not of a training method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .checks import real
+
+LEVEL = 0.95
+MIN_FOR_QUANTILE = 72  # 0.95^72 < 0.025: below that no order statistic bounds the 5% quantile from below
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, its 95% interval [low, high], and the number n of chips behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}], n = {self.n}"
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """Mean and Student's t interval: x̄ ± t(n−1)·s/√n.  One value alone has no interval (NaN)."""
+    x = _values(values)
+    n, centre = len(x), float(np.mean(x))
+    if n == 1:
+        return Estimate(centre, math.nan, math.nan, 1)
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + LEVEL) / 2, n - 1)) * float(np.std(x, ddof=1)) / math.sqrt(n)
+    return Estimate(centre, centre - half, centre + half, n)
+
+
+def bootstrap_mean(values: Sequence[float], resamples: int = 9999, seed: int = 0) -> Estimate:
+    """Mean and BCa bootstrap interval, which follows the skew of a heavy lower tail."""
+    x = _values(values)
+    if len(x) < 2 or np.ptp(x) == 0:
+        return mean(x) if len(x) == 1 else Estimate(float(x[0]), float(x[0]), float(x[0]), len(x))
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        (x,), np.mean, confidence_level=LEVEL, n_resamples=resamples, rng=np.random.default_rng(seed), batch=1000
+    ).confidence_interval
+    return Estimate(float(np.mean(x)), float(interval.low), float(interval.high), len(x))
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
+    """Mean of a − b over the same chips, t interval.  Raises ValueError where the two do not pair up."""
+    x, y = _values(a), _values(b)
+    if x.shape != y.shape:
+        raise ValueError(f"paired values need the same chips, got {len(x)} and {len(y)}")
+    return mean(x - y)
+
+
+def quantile(values: Sequence[float], q: float = 0.05) -> Estimate:
+    """The q quantile (linear interpolation) and its order-statistic interval: the tightest pair of ranks whose
+    binomial probability of enclosing it is ≥ 95% with ≤ 2.5% a side; NaN where n is too small for a bound."""
+    from scipy.stats import binom
+
+    x = np.sort(_values(values))
+    n, q = len(x), real("q", q, 0, 1)
+    lower = int(binom.ppf((1 - LEVEL) / 2, n, q))  # P(N < lower) ≤ 2.5%, N = how many lie at or below the quantile
+    upper = int(binom.ppf((1 + LEVEL) / 2, n, q)) + 1  # P(N ≥ upper) ≤ 2.5%
+    low = float(x[lower - 1]) if lower >= 1 else math.nan
+    high = float(x[upper - 1]) if upper <= n else math.nan
+    return Estimate(float(np.quantile(x, q)), low, high, n)
+
+
+def proportion(successes: int, n: int) -> Estimate:
+    """successes/n and Wilson's score interval."""
+    from scipy.stats import binomtest
+
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"a proportion needs 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
+    interval = binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high), int(n))
+
+
+def chip_yield(values: Sequence[float], threshold: float) -> Estimate:
+    """Share of chips at or above `threshold` (same unit as values), Wilson interval."""
+    x = _values(values)
+    return proportion(int((x >= real("threshold", threshold)).sum()), len(x))
+
+
+def verdict(estimate: Estimate, threshold: float = 0.0) -> str:
+    """"value > threshold": holds if the whole interval lies above it, does not hold if below, else inconclusive."""
+    if estimate.low > threshold:
+        return "holds"
+    return "does not hold" if estimate.high <= threshold else "inconclusive"
+
+
+def variance_components(values: np.ndarray) -> tuple[float, float]:
+    """(σ_W, σ_B) of measured deviations (chips, cells) by a one-way analysis of variance:
+    σ_W² = MS_within, σ_B² = (MS_between − MS_within)/cells, floored at 0."""
+    x = np.asarray(values, float)
+    if x.ndim != 2 or min(x.shape) < 2:
+        raise ValueError(f"variance components need ≥ 2 chips × ≥ 2 cells, got an array of shape {x.shape}")
+    within = float(x.var(axis=1, ddof=1).mean())
+    between = float(x.mean(axis=1).var(ddof=1)) - within / x.shape[1]
+    return math.sqrt(within), math.sqrt(max(0.0, between))
+
+
+def _values(values: Sequence[float]) -> np.ndarray:
+    x = np.asarray(values, float)
+    if x.ndim != 1 or len(x) == 0 or not np.isfinite(x).all():
+        raise ValueError(f"statistics need a list of ≥ 1 finite numbers, got shape {x.shape}")
+    return x

@@ -1,0 +1,124 @@
+"""Variation: what fabrication does to the cells of a chip.  design: distribution × law × seeded chip.
+
+    e = σ_B·z_B + σ_W·z_W,i       z_B one unit normal a chip, z_W,i one a cell
+    σ² = σ_W² + σ_B²,  between share ρ = σ_B²/σ²
+
+Within part under the proportional law [code 2021]; between part and layer-fixed law [ours].
+A chip stores nothing but its seed: the same unit normals serve every σ, ρ, law and method, which pairs them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import integer, one_of, real
+
+
+def keyed_generator(*key: int | str) -> np.random.Generator:
+    """A counter-based generator that depends on nothing but `key`: not on device, threads or earlier draws."""
+    digest = hashlib.blake2b("/".join(str(k) for k in key).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+# Chips of one purpose never meet those of another: each purpose owns 2^48 seeds.
+PURPOSES = {"test": 0, "validation": 1, "training": 2, "batch-norm": 3}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One fabricated chip: the seed of its unit normals, 0 ≤ seed < 2^64."""
+
+    seed: int
+
+    def __post_init__(self):
+        integer("chip seed", self.seed, 0, 2**64 - 1)
+
+    @classmethod
+    def of(cls, purpose: str, index: int, run: int = 0) -> Chip:
+        """Chip `index` (0 … 2^32 − 1) for a purpose; `run` (0 … 2^16 − 1) is the training seed that draws it."""
+        one_of("chip purpose", purpose, PURPOSES)
+        index, run = integer("chip index", index, 0, 2**32 - 1), integer("seed", run, 0, 2**16 - 1)
+        return cls(PURPOSES[purpose] << 48 | run << 32 | index)
+
+    def z_between(self) -> float:
+        """z_B, one number for the whole chip."""
+        return float(keyed_generator("z_B", self.seed).standard_normal())
+
+    def z_within(self, layer: str, shape: tuple[int, ...]) -> Tensor:
+        """z_W of a layer, float32 on the CPU, one a cell."""
+        return torch.from_numpy(keyed_generator("z_W", self.seed, layer).standard_normal(shape, dtype=np.float32))
+
+
+def proportional(w: Tensor, e: Tensor) -> Tensor:
+    """w̃ = w·(1 + e); gradient to w: (1 + e)·g.  Shapes: w, e broadcast.  Within part [code 2021]."""
+    return w * (1 + e)
+
+
+def layer_fixed(w: Tensor, e: Tensor) -> Tensor:
+    """w̃ = w + e·max|w| of the layer, the maximum detached, so the gradient to w is g.  [ours]"""
+    return w + e * w.detach().abs().amax()
+
+
+LAWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"proportional": proportional, "layer-fixed": layer_fixed}
+
+
+def normal(z: Tensor, sigma: float) -> Tensor:
+    """e_W = σ·z."""
+    return sigma * z
+
+
+# How a cell's unit normal becomes its deviation with standard deviation σ; independent of the law.
+CELLS: dict[str, Callable[[Tensor, float], Tensor]] = {"normal": normal}
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Standard deviations of the two components (no unit: relative to the weight, or to the layer's maximum).
+
+    Raises ValueError for a negative or non-finite σ, an unknown law or an unknown distribution of cells."""
+
+    within: float = 0.0
+    between: float = 0.0
+    law: str = "proportional"
+    cells: str = "normal"
+
+    def __post_init__(self):
+        object.__setattr__(self, "within", real("σ_within", self.within, 0))
+        object.__setattr__(self, "between", real("σ_between", self.between, 0))
+        one_of("law", self.law, LAWS)
+        one_of("distribution of cells", self.cells, CELLS)
+
+    @classmethod
+    def split(cls, total: float, between_share: float, law: str = "proportional", cells: str = "normal") -> Variation:
+        """σ_W = σ·√(1 − ρ), σ_B = σ·√ρ for the total σ and the between share ρ of its variance."""
+        total, share = real("σ", total, 0), real("between_share", between_share, 0, 1)
+        return cls(total * math.sqrt(1 - share), total * math.sqrt(share), law, cells)
+
+    @property
+    def total(self) -> float:
+        return math.hypot(self.within, self.between)
+
+    def __bool__(self) -> bool:
+        return self.total > 0
+
+    def deviation(self, chip: Chip, layer: str, like: Tensor) -> Tensor:
+        """e = σ_B·z_B + e_W of one layer on one chip, with the shape, device and type of `like`."""
+        e = torch.full(like.shape, self.between * chip.z_between() if self.between else 0.0)
+        if self.within:
+            e += CELLS[self.cells](chip.z_within(layer, tuple(like.shape)), self.within)
+        return e.to(like)
+
+    def deviate(self, chip: Chip, layer: str, like: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """What the layer's first slot holds on this chip: q_w(w) ↦ w̃; None without variation."""
+        return partial(LAWS[self.law], e=self.deviation(chip, layer, like)) if self else None
+
+    def config(self) -> dict:
+        return asdict(self)
