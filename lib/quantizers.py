@@ -98,9 +98,11 @@ def line_search(w: Tensor, bits: int) -> Tensor:
 
 def activation_step(x: Tensor, bits: int, signed: bool) -> Tensor:
     """Start of an activation step: the L2-best of 20 from max|x|/n down to a tenth of it, log-spaced [ours];
-    one signed bit: mean|x|, which is L2-best for s·sign(x).  At most 2^13 evenly strided values are looked at."""
+    one signed bit: mean|x|, which is L2-best for s·sign(x).  Looks at 2^13 values at most."""
     x = x.detach().flatten()
-    x = x[:: max(1, x.numel() // 2**13)]
+    if x.numel() > 2**13:  # a golden-ratio sequence, since a regular stride would meet the same image columns
+        golden = torch.arange(2**13, dtype=torch.float64, device=x.device) * ((math.sqrt(5) - 1) / 2) % 1
+        x = x[(golden * x.numel()).long()]
     if signed and bits == 1:
         return x.abs().mean().clamp_min(TINY)
     lo, hi = levels(bits, signed)
