@@ -165,7 +165,7 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
     return _load_named(name, data_folder(folder).resolve())
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _load_named(name: str, folder: Path) -> Dataset:
     if name == "fashion-mnist" and (folder / name).is_dir():
         return _assemble(name, *_embedded_fashion_mnist(folder / name))

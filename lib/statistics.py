@@ -101,6 +101,21 @@ def verdict(estimate: Estimate, threshold: float = 0.0) -> str:
     return "does not hold" if estimate.high <= threshold else "inconclusive"
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A statement "estimate > threshold" at an operating point fixed beforehand; `expected`: the run fails without it."""
+
+    statement: str
+    point: str
+    estimate: Estimate
+    threshold: float = 0.0
+    expected: bool = False
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.estimate, self.threshold)
+
+
 def variance_components(values: np.ndarray) -> tuple[float, float]:
     """(σ_W, σ_B) of measured deviations (chips, cells) by a one-way analysis of variance:
     σ_W² = MS_within, σ_B² = (MS_between − MS_within)/cells, floored at 0."""

@@ -1,0 +1,245 @@
+"""run_all: compute what the notebooks need, render them, report.   python -m lib.companion --help
+
+Two phases.  Compute: the union of all studies through one engine with one progress bar.  Render: papermill executes the
+notebooks, which find their results in the store; figures replace the last good ones only when their notebook succeeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import html
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import engine, studies
+from .data import DATA_VARIABLE, ROOT
+from .profiles import PROFILES, Profile, profile
+from .store import Store
+
+NOTEBOOKS = ROOT / "notebooks"
+CAUGHT = (ValueError, RuntimeError, OSError, FloatingPointError)  # what a user can act on: one line, no traceback
+
+
+@dataclass
+class Outcome:
+    """What became of one notebook."""
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    figures: int = 0
+    claims: list[dict] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.status == "ok" and all(c["verdict"] == "holds" for c in self.claims if c["expected"])
+
+
+def notebooks() -> dict[str, Path]:
+    """Number → path: {"00": notebooks/00_start_here.ipynb, …}."""
+    return {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 all ran and every expected claim held, 1 not so, 2 bad arguments, 130 interrupted."""
+    options = _arguments(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    except CAUGHT as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run_all.sh", description="Regenerate every figure of the companion.", allow_abbrev=False)
+    parser.add_argument("--profile", default="quick", help=f"scale of the run: {', '.join(PROFILES)} (default: quick)")
+    parser.add_argument("--only", metavar="03,05", help="run these notebooks alone")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where datasets are read from and downloaded to")
+    parser.add_argument("--force", action="store_true", help="recompute results that the store already has")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be trained and measured, with its estimated time")
+    parser.add_argument("--list", action="store_true", help="list profiles and notebooks")
+    parser.add_argument("--clean", action="store_true", help="delete cache/ and build/; figures stay")
+    return parser.parse_args(argv)
+
+
+def _run(options: argparse.Namespace) -> int:
+    available = notebooks()
+    if options.list:
+        print("profiles:  " + " ".join(PROFILES) + "\nnotebooks: " + " ".join(p.stem for p in available.values()))
+        return 0
+    if options.clean:
+        Store().clean()
+        shutil.rmtree(ROOT / "build", ignore_errors=True)
+        print(f"removed {Store().folder} and {ROOT / 'build'}")
+        return 0
+    chosen = profile(options.profile)
+    if options.device:
+        os.environ[engine.DEVICE_VARIABLE] = str(engine.device(options.device))
+    engine.device()
+    if options.data_dir:
+        if not Path(options.data_dir).is_dir():
+            raise ValueError(f"--data-dir {options.data_dir!r} is no folder; name an existing one")
+        os.environ[DATA_VARIABLE] = str(Path(options.data_dir).resolve())
+    selected = _selected(options.only, available)
+    wanted = [m for seed in chosen.seeds for m in studies.every_measurement(chosen, selected, seed)]
+    store = Store()
+    if options.dry_run:
+        return _dry_run(wanted, store)
+    if options.force:
+        for m in wanted:
+            store.discard(engine.measurement_key(m))
+            store.discard(engine.trial_key(m.trial))
+    began = time.monotonic()
+    engine.collect(wanted, store)
+    print(f"computed in {time.monotonic() - began:.0f} s", flush=True)
+    outcomes = _render_all(chosen, {number: available[number] for number in selected})
+    return _report(chosen, outcomes)
+
+
+def _selected(only: str | None, available: dict[str, Path]) -> list[str]:
+    if only is None:
+        return list(available)
+    names = [part.strip() for part in only.split(",")]
+    for name in names:
+        if name not in available:
+            raise ValueError(f"unknown notebook {name!r}; allowed: {', '.join(available)}")
+    return [number for number in available if number in names]
+
+
+def _dry_run(wanted: list, store: Store) -> int:
+    work = engine.missing(wanted, store)
+    for trial in work.trials:
+        hours = engine.seconds(engine.Work([trial], [])) / 3600
+        print(f"train    {trial.label:48} seed {trial.seed}   {hours:8.3f} h")
+    for m, chips in work.measurements:
+        hours = engine.seconds(engine.Work([], [(m, chips)])) / 3600
+        print(f"measure  {m.trial.label:40} at σ {m.variation.total:<5g} {len(chips):5} chips {hours:8.3f} h")
+    print(f"{len(work.trials)} trainings and {len(work.measurements)} measurements to do, about {engine.seconds(work) / 3600:.2f} h here")
+    return 0
+
+
+def _render_all(chosen: Profile, selected: dict[str, Path]) -> list[Outcome]:
+    outcomes, began = [], time.monotonic()
+    for done, path in enumerate(selected.values(), 1):
+        outcome = _render(chosen, path)
+        outcomes.append(outcome)
+        spent = time.monotonic() - began
+        left = spent / done * (len(selected) - done)
+        print(f"{path.stem:32} {outcome.status:8} {outcome.seconds:5.1f} s   ETA {left:3.0f} s", flush=True)
+        if outcome.error:
+            print(f"  {outcome.error}", flush=True)
+    return outcomes
+
+
+def _render(chosen: Profile, path: Path) -> Outcome:
+    """Execute one notebook into build/<profile>/, publish its figures if it succeeded."""
+    build = ROOT / "build" / chosen.name
+    staged = build / "staged" / path.stem
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    executed = build / f"{path.stem}.ipynb"
+    began = time.monotonic()
+    outcome = Outcome(path.stem, "failed")
+    with open(build / f"{path.stem}.log", "w", encoding="utf-8") as log:
+        try:
+            with _environment({"ANALOG_PIM_FIGURES": str(staged), "JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg"}):
+                _execute(path, executed, chosen, log)
+            _export(executed)
+            outcome.claims = _published(staged, path.stem[:2])
+            outcome.figures = _publish(staged, chosen, path.stem[:2])
+            outcome.status = "ok"
+        except Exception as error:  # a notebook may raise anything; the others still run
+            outcome.error = " ".join(f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}".split())[:300]
+            log.write(f"\n{error}\n")
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]):
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def _execute(path: Path, executed: Path, chosen: Profile, log) -> None:
+    import papermill
+
+    # papermill's own progress bar and logging would drown the one line a notebook
+    papermill.execute_notebook(
+        str(path), str(executed), parameters={"PROFILE": chosen.name}, progress_bar=False, log_output=False,
+        stdout_file=log, stderr_file=log, cwd=str(NOTEBOOKS), kernel_name="python3",
+    )  # fmt: skip
+
+
+def _export(executed: Path) -> None:
+    """The HTML page beside the executed notebook."""
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter().from_filename(str(executed))
+    executed.with_suffix(".html").write_text(body, encoding="utf-8")
+
+
+def _published(staged: Path, number: str) -> list[dict]:
+    return [c for record in sorted(staged.glob(f"{number}_*.json")) for c in json.loads(record.read_text("utf-8"))["claims"]]
+
+
+def _publish(staged: Path, chosen: Profile, number: str) -> int:
+    """Move a notebook's figures over the last good ones, file by file; smoke never writes figures/."""
+    target = ROOT / "build" / "smoke" / "figures" if chosen.name == "smoke" else ROOT / "figures" / chosen.name
+    target.mkdir(parents=True, exist_ok=True)
+    fresh = sorted(staged.iterdir())
+    for path in fresh:
+        os.replace(path, target / path.name)
+    for stale in target.glob(f"{number}_*"):
+        if stale.name not in {path.name for path in fresh}:
+            stale.unlink()
+    return sum(path.suffix == ".png" for path in fresh)
+
+
+def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
+    build = ROOT / "build" / chosen.name
+    print(f"\n{'notebook':32} {'status':8} {'time':>8} {'figures':>8}  claims")
+    for o in outcomes:
+        held = sum(c["verdict"] == "holds" for c in o.claims)
+        print(f"{o.name:32} {o.status:8} {o.seconds:6.1f} s {o.figures:8}  {f'{held} of {len(o.claims)} hold' if o.claims else '–'}")
+    for o in outcomes:
+        for c in o.claims:
+            mark = "expected" if c["expected"] else "reported"
+            low, high = ("–" if c[k] is None else f"{c[k]:.2f}" for k in ("low", "high"))
+            print(f"  {c['verdict']:14} {mark}: {c['statement']}: {c['value']:.2f} [{low}, {high}] ({c['point']}, {c['n']} chips)")
+    summary = {"profile": chosen.name, "notebooks": [vars(o) for o in outcomes]}
+    (build / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    rows = "".join(
+        f"<li><a href='{o.name}.html'>{html.escape(o.name)}</a> ({o.status}; <a href='{o.name}.log'>log</a>)</li>" for o in outcomes
+    )
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{chosen.name}</title><h1>Notebooks, profile {chosen.name}</h1><ul>{rows}</ul></html>"
+    (build / "index.html").write_text(page, encoding="utf-8")
+    target = "build/smoke/figures" if chosen.name == "smoke" else f"figures/{chosen.name}"
+    print(f"\nfigures: {target}/   pages: build/{chosen.name}/index.html   summary: build/{chosen.name}/summary.json")
+    if all(o.good for o in outcomes):
+        return 0
+    print("not all is well: " + ", ".join(o.name for o in outcomes if not o.good), file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Figures: one style, and a record beside each (data, claims, provenance, alt text).
+
+`publish` writes NAME.pdf, .png, .csv and .json into the folder that the run names (ANALOG_PIM_FIGURES), else into
+build/interactive/figures, and shows the image with its alt text, its claims and its table in the notebook.
+Nothing that is written depends on the time: reruns of the same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from . import engine
+from .data import ROOT, load
+from .profiles import Profile
+from .statistics import Claim
+
+FIGURES_VARIABLE = "ANALOG_PIM_FIGURES"
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib", "seaborn")
+# Okabe–Ito colours, safe for colour-blind readers; marker and line style repeat the distinction
+STYLE = {
+    "QAVAT": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "QAT": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
+    "PTQ-VAT": {"color": "#009E73", "marker": "^", "linestyle": "-."},
+    "float-VAT": {"color": "#767676", "marker": "d", "linestyle": ":"},
+    "float": {"color": "#000000", "marker": "x", "linestyle": ":"},
+}
+BITS_STYLE = [
+    {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    {"color": "#E69F00", "marker": "s", "linestyle": "--"},
+    {"color": "#CC79A7", "marker": "^", "linestyle": "-."},
+]
+
+
+def use_style() -> None:
+    """Set seaborn's quiet theme with sizes that read on a slide and in a column."""
+    import seaborn
+
+    seaborn.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans")
+    plt.rcParams.update(
+        {"figure.constrained_layout.use": True, "figure.dpi": 100, "axes.titlesize": 12, "axes.labelsize": 11,
+         "legend.fontsize": 10, "pdf.fonttype": 42, "lines.markersize": 5}
+    )  # fmt: skip
+
+
+def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2, **options):
+    """(figure, axes array of shape (rows, columns))."""
+    return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
+
+
+def band(ax, x, y, low, high, label: str | None = None, **style) -> None:
+    """A line with markers and its 95% band; where an interval is missing (NaN) only the line is drawn."""
+    ax.plot(x, y, label=label, **style)
+    ax.fill_between(x, low, high, color=style.get("color"), alpha=0.18, linewidth=0)
+
+
+def publish(
+    fig,
+    name: str,
+    data: pd.DataFrame,
+    *,
+    alt: str,
+    profile: Profile,
+    parameters: dict,
+    claims: Sequence[Claim] = (),
+    keys: Iterable[str] = (),
+    dataset: str = "",
+    caption: str = "",
+) -> None:
+    """Write the figure with its record, and show it.
+
+    name: "03_accuracy", the notebook's number first.  data: what is plotted.  keys: of the results it stands on."""
+    folder = Path(os.environ.get(FIGURES_VARIABLE) or ROOT / "build" / "interactive" / "figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    image = io.BytesIO()
+    fig.savefig(image, format="png", dpi=150, metadata={"Software": None})
+    fig.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    plt.close(fig)
+    (folder / f"{name}.png").write_bytes(image.getvalue())
+    data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    record = {
+        "figure": name,
+        "alt": alt,
+        "caption": caption,
+        "claims": [claim_record(c) for c in claims],
+        "profile": profile.name,
+        "parameters": parameters,
+        "results": sorted(set(keys)),
+        "dataset": {"name": dataset, "fingerprint": load(dataset).fingerprint} if dataset else None,
+        "sources": tree_digest(),
+        "packages": {package: version(package) for package in PACKAGES},
+        "python": platform.python_version(),
+        "device": str(engine.device()),
+    }
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+    _show(image.getvalue(), alt, caption, claims, data)
+
+
+def claim_record(claim: Claim) -> dict:
+    """A claim as plain values for JSON; a missing bound is null."""
+    e = claim.estimate
+    numbers = {k: None if np.isnan(v) else round(v, 6) for k, v in (("value", e.value), ("low", e.low), ("high", e.high))}
+    return {
+        "statement": claim.statement, "point": claim.point, **numbers, "n": e.n, "threshold": claim.threshold,
+        "expected": claim.expected, "verdict": claim.verdict,
+    }  # fmt: skip
+
+
+def tree_digest() -> str:
+    """SHA-256 over the sources of lib/ and notebooks/."""
+    digest = hashlib.sha256()
+    for path in sorted([*(ROOT / "lib").glob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _show(png: bytes, alt: str, caption: str, claims: Sequence[Claim], data: pd.DataFrame) -> None:
+    from IPython.display import HTML, display
+
+    picture = base64.b64encode(png).decode()
+    parts = [f'<figure><img style="max-width:100%" alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{picture}">']
+    parts.append(f"<figcaption>{html.escape(caption)}</figcaption></figure>")
+    if claims:
+        parts.append("<p><b>Claims</b></p>" + claims_frame(claims).to_html(index=False))
+    rows = f"{len(data)} rows" if len(data) > 12 else "all rows"
+    parts.append(
+        f"<details><summary>The plotted numbers ({rows})</summary>"
+        f'<div style="max-height:24em;overflow:auto">{data.round(2).to_html(index=False, na_rep="–")}</div></details>'
+    )
+    display(HTML("".join(parts)))
+
+
+def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
+    """The claims as a table to read."""
+    return pd.DataFrame(
+        {
+            "claim": c.statement,
+            "at": c.point,
+            "estimate": f"{c.estimate.value:.2f}",
+            "95% interval": f"{c.estimate.low:.2f} to {c.estimate.high:.2f}",
+            "chips": c.estimate.n,
+            "verdict": c.verdict,
+            "expected": "yes" if c.expected else "no",
+        }
+        for c in claims
+    )
+
+
+def trend(label: str, x: Sequence[float], y: Sequence[float]) -> str:
+    """One clause of alt text: "QAT falls from 88 to 41"; "stays near" within one point."""
+    first, last = float(y[0]), float(y[-1])
+    if abs(last - first) < 1:
+        return f"{label} stays near {first:.0f}"
+    return f"{label} {'falls' if last < first else 'rises'} from {first:.0f} to {last:.0f}"

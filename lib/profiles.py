@@ -1,0 +1,119 @@
+"""Profiles: scale and nothing else.  The same code runs every profile; an operating point never depends on results.
+
+`claim_bits` of a network is the bit width with the larger gain of QAVAT over its best alternative on the validation
+split at σ = 0.5, among those listed in `bits`; `python -m benchmarks.choose_bits` repeats that choice, and the README
+gives its numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .checks import one_of
+from .data import Augment
+from .training import Recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One network on one dataset: how it is trained, at which bits and σ, and on how many chips it is measured.
+
+    trained_sigmas: the σ of the noisy methods.  chips: at the claim's point and at all others."""
+
+    dataset: str
+    network: str
+    width: float
+    train_images: int | None
+    start: Recipe
+    recipe: Recipe
+    bits: tuple[str, ...]
+    claim_bits: str
+    trained_sigmas: tuple[float, ...]
+    claim_chips: int
+    chips: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """settings: the networks of the results; the first is also that of the introductory notebooks."""
+
+    name: str
+    settings: tuple[Setting, ...]
+    sigmas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+    claim_sigma: float = 0.5
+    test_images: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    claims_expected: bool = False
+
+
+def _quick_lenet(**changes) -> Setting:
+    recipe = Recipe(epochs=6, lr=0.05, warmup=0.1)
+    base = dict(
+        dataset="fashion-mnist", network="lenet5", width=1.0, train_images=12_000, start=recipe, recipe=recipe,
+        bits=("A4W2", "A4W4"), claim_bits="A4W2", trained_sigmas=(0.3, 0.5), claim_chips=100, chips=50,
+    )  # fmt: skip
+    return Setting(**(base | changes))
+
+
+def _quick_resnet(**changes) -> Setting:
+    recipe = Recipe(epochs=3, lr=0.05, warmup=0.1)
+    base = dict(
+        dataset="fashion-mnist", network="resnet18", width=0.125, train_images=12_000, start=recipe, recipe=recipe,
+        bits=("A4W4",), claim_bits="A4W4", trained_sigmas=(0.5,), claim_chips=100, chips=20,
+    )  # fmt: skip
+    return Setting(**(base | changes))
+
+
+_TINY = Recipe(epochs=2, batch_size=32, lr=0.05, bn_draws=2)
+_ADAM = dict(optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="step", decay=0.1)
+_LENET = Recipe(epochs=91, period=30, **_ADAM)
+_VGG = Recipe(epochs=181, period=60, **_ADAM)
+_CIFAR100 = Augment(crop=4, flip=True, rotate=15)
+_RESNET = Recipe(epochs=241, lr=0.1, schedule="step", period=60, decay=0.2, augment=_CIFAR100)
+
+
+def _published(network: str, dataset: str, width: float, recipe: Recipe, bits: tuple[str, ...], chips: int) -> Setting:
+    """Sizes and schedules that [code 2021] published."""
+    return Setting(
+        dataset, network, width, None, recipe, recipe, bits, bits[-1], (0.1, 0.2, 0.3, 0.4, 0.5), chips, chips
+    )
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "smoke",
+            (
+                _quick_lenet(train_images=64, start=_TINY, recipe=_TINY, claim_chips=3, chips=2),
+                _quick_resnet(train_images=64, start=_TINY, recipe=_TINY, width=1 / 32, claim_chips=2, chips=2),
+            ),
+            sigmas=(0.0, 0.3, 0.5),
+            test_images=50,
+        ),
+        Profile("quick", (_quick_lenet(), _quick_resnet()), test_images=1000, claims_expected=True),
+        Profile(
+            "reduced",
+            (
+                _published("lenet5", "mnist", 1.0, _LENET, ("A4W2", "A4W4"), 300),
+                _published("vgg11", "cifar10", 0.25, _VGG, ("A8W2", "A8W4"), 300),
+                _published("resnet18", "cifar100", 0.25, _RESNET, ("A8W2", "A8W4"), 300),
+            ),
+            seeds=(0, 1, 2),
+        ),
+        Profile(
+            "paper",
+            (
+                _published("lenet5", "mnist", 1.0, _LENET, ("A1W1", "A4W2", "A4W4"), 1000),
+                _published("vgg11", "cifar10", 1.0, _VGG, ("A8W1", "A8W2", "A8W4"), 1000),
+                _published("resnet18", "cifar100", 1.0, _RESNET, ("A8W1", "A8W2", "A8W4"), 1000),
+            ),
+            seeds=(0, 1, 2),
+        ),
+    )
+}
+
+
+def profile(name: str) -> Profile:
+    """The profile of that name; ValueError with the allowed names otherwise."""
+    return PROFILES[one_of("profile", name, PROFILES)]

@@ -1,0 +1,192 @@
+"""The store: checkpoints and counts under the key of what made them.
+
+A key is SHA-256 over the canonical configuration, the dataset fingerprint, the dtype, and the sources of the stage:
+adding a tuner keeps every checkpoint, a changed number in a formula does not.  Comments and docstrings do not count.
+Every file carries the SHA-256 of its content in its name and appears by one rename: a reader sees all of it or
+nothing, a damaged one is noticed, and several runs may share a store.  Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+
+from .data import ROOT
+from .evaluation import Counts
+from .training import State
+
+CACHE_VARIABLE = "ANALOG_PIM_CACHE"
+DTYPE = "float32"
+TRAINING_SOURCES = ("checks", "quantizers", "variation", "analog", "networks", "data", "training", "trials")
+MEASURING_SOURCES = (*TRAINING_SOURCES, "evaluation", "selftuning", "controls")
+COLUMNS = ("chip", "images", "correct")
+
+
+def cache_folder() -> Path:
+    """The variable ANALOG_PIM_CACHE, else cache/ of the checkout, else (plain installation) the user's cache."""
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    if (ROOT / "pyproject.toml").exists():
+        return ROOT / "cache"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("analog-pim-companion") / "cache"
+
+
+def key_of(config: dict, sources: Iterable[str], folder: Path = Path(__file__).parent) -> str:
+    """SHA-256 (hex) over `config` and the named modules of `folder`; modules that do not exist yet do not count."""
+    canonical = json.dumps(config, sort_keys=True, allow_nan=False)
+    return hashlib.sha256((canonical + _source_digest(tuple(sources), folder)).encode()).hexdigest()
+
+
+@lru_cache
+def _source_digest(sources: tuple[str, ...], folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in sources:
+        path = folder / f"{name}.py"
+        if path.exists():
+            digest.update(f"{name}\n{_code_only(path.read_text(encoding='utf-8'))}\n".encode())
+    return digest.hexdigest()
+
+
+def _code_only(source: str) -> str:
+    """The syntax tree as text, without comments, layout and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+class Store:
+    """A folder with checkpoints/, progress/ (unfinished trainings) and counts/."""
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = Path(folder) if folder else cache_folder()
+
+    # -- checkpoints ------------------------------------------------------------------------------------------
+
+    def has_checkpoint(self, key: str) -> bool:
+        return self._read("checkpoints", key, ".safetensors") is not None
+
+    def checkpoint(self, key: str) -> State | None:
+        return self._state("checkpoints", key)
+
+    def save_checkpoint(self, key: str, state: State, config: dict) -> None:
+        """Store the final network (no optimizer) and drop what an unfinished training had left."""
+        network = {name: tensor for name, tensor in state.items() if name.startswith("net/")}
+        self._write_state("checkpoints", key, network, config)
+        self._remove("progress", key)
+
+    def progress(self, key: str) -> State | None:
+        """The newest state of an unfinished training."""
+        return self._state("progress", key)
+
+    def save_progress(self, key: str, state: State, config: dict) -> None:
+        old = self._files("progress", key)
+        new = self._write_state("progress", key, state, config)
+        for path in old:
+            if path != new:
+                path.unlink(missing_ok=True)
+
+    # -- counts -----------------------------------------------------------------------------------------------
+
+    def counts(self, key: str) -> Counts:
+        """All chips measured so far under a key, in order, each once."""
+        rows = [np.zeros((0, 3), np.int64)]
+        for path in self._files("counts", key):
+            content = self._verified(path)
+            if content is not None:
+                rows.append(np.loadtxt(content.decode().splitlines()[1:], np.int64, delimiter=",", ndmin=2))
+        table = np.concatenate(rows)
+        _, first = np.unique(table[:, 0], return_index=True)
+        return Counts(*table[first].T)
+
+    def append_counts(self, key: str, counts: Counts, config: dict) -> None:
+        """Add the chips of `counts` as a file of their own; `config` says in plain words what was measured."""
+        rows = np.stack([counts.chips, counts.images, counts.correct], 1)
+        text = "\n".join([",".join(COLUMNS), *(",".join(map(str, row)) for row in rows.tolist())]) + "\n"
+        self._write("counts", f"{key}.{rows[0, 0]:06d}", ".csv", text.encode())
+        about = self.folder / "counts" / f"{key}.json"
+        if not about.exists():
+            self._replace(about, json.dumps(config, sort_keys=True, indent=1).encode())
+
+    # -- upkeep -----------------------------------------------------------------------------------------------
+
+    def discard(self, key: str) -> None:
+        """Forget all that is stored under a key."""
+        for kind in ("checkpoints", "progress", "counts"):
+            self._remove(kind, key)
+
+    def clean(self) -> None:
+        """Delete the whole store; figures are not part of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # -- files ------------------------------------------------------------------------------------------------
+
+    def _files(self, kind: str, key: str) -> list[Path]:
+        return sorted(path for path in (self.folder / kind).glob(f"{key}.*") if path.suffix in (".safetensors", ".csv"))
+
+    def _remove(self, kind: str, key: str) -> None:
+        for path in self._files(kind, key):
+            path.unlink(missing_ok=True)
+
+    def _verified(self, path: Path) -> bytes | None:
+        """The content, or None (reported and removed) where it does not match the checksum in the name."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # another run has just replaced it
+            return None
+        if hashlib.sha256(content).hexdigest()[:16] == path.name.split(".")[-2]:
+            return content
+        print(f"damaged entry {path.name} in {path.parent}: removed, will be recomputed", file=sys.stderr)
+        path.unlink(missing_ok=True)
+        return None
+
+    def _read(self, kind: str, key: str, suffix: str) -> bytes | None:
+        for path in self._files(kind, key):
+            if path.suffix == suffix and (content := self._verified(path)) is not None:
+                return content
+        return None
+
+    def _state(self, kind: str, key: str) -> State | None:
+        content = self._read(kind, key, ".safetensors")
+        return None if content is None else safetensors.torch.load(content)
+
+    def _write_state(self, kind: str, key: str, state: State, config: dict) -> Path:
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        about = {"config": json.dumps(config, sort_keys=True)}
+        return self._write(kind, key, ".safetensors", safetensors.torch.save(tensors, metadata=about))
+
+    def _write(self, kind: str, stem: str, suffix: str, content: bytes) -> Path:
+        path = self.folder / kind / f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
+        self._replace(path, content)
+        return path
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
+                try:
+                    file.write(content)
+                    file.close()
+                    os.replace(file.name, path)
+                except BaseException:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
+        except OSError as error:
+            raise OSError(
+                f"cannot write to the store {self.folder} ({error.strerror}); free space or rights there, or name "
+                f"another folder with {CACHE_VARIABLE}; nothing stored so far is lost"
+            ) from error

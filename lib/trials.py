@@ -1,0 +1,140 @@
+"""What is trained and what is measured, as frozen values: Trial → checkpoint, Measurement → counts a chip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import nn
+
+from .analog import to_analog
+from .checks import integer, one_of
+from .data import Dataset
+from .networks import NETWORKS, build
+from .quantizers import QUANTIZER_SETS, Bits
+from .training import Recipe, State, fit, load_network, post_training_quantize
+from .variation import PURPOSES, Variation
+
+METHODS = ("float", "float-VAT", "QAT", "PTQ-VAT", "QAVAT")
+NOISY = ("float-VAT", "PTQ-VAT", "QAVAT")  # trained under variation
+QUANTIZED = ("QAT", "PTQ-VAT", "QAVAT")
+CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training.  start: the recipe of the float network it starts from (same data, width and seed), None for
+    random weights.  train_images: a class-balanced subset of the training split, None for all of it."""
+
+    dataset: str
+    network: str
+    method: str
+    recipe: Recipe
+    bits: str | None = None
+    variation: Variation = Variation()
+    start: Recipe | None = None
+    width: float = 1.0
+    train_images: int | None = None
+    seed: int = 0
+    quantizers: str = "learned"
+
+    def __post_init__(self):
+        one_of("method", self.method, METHODS), one_of("network", self.network, NETWORKS)
+        one_of("quantizers", self.quantizers, QUANTIZER_SETS), integer("seed", self.seed, 0, 2**16 - 1)
+        if (self.bits is not None) != (self.method in QUANTIZED):
+            raise ValueError(f"{self.method} {'needs' if self.method in QUANTIZED else 'takes no'} bits, got {self.bits!r}")
+        if bool(self.variation) != (self.method in NOISY):
+            raise ValueError(f"{self.method} {'needs a' if self.method in NOISY else 'trains without'} variation, got {self.variation}")
+        if self.bits is not None:
+            Bits.parse(self.bits)
+
+    @property
+    def parent(self) -> Trial | None:
+        """The trial whose checkpoint this one starts from."""
+        if self.method == "PTQ-VAT":
+            return replace(self, method="float-VAT", bits=None, quantizers="learned")
+        if self.start is None:
+            return None
+        return replace(
+            self, method="float", bits=None, variation=Variation(), recipe=self.start, start=None, quantizers="learned"
+        )
+
+    @property
+    def quantizer_set(self) -> str:
+        """PTQ searches the steps of trained weights, whatever the set [code 2021]; the others use the set as named."""
+        return "line-search" if self.method == "PTQ-VAT" and self.quantizers == "learned" else self.quantizers
+
+    def config(self) -> dict:
+        return asdict(self)
+
+    @property
+    def label(self) -> str:
+        sigma = f" σ {self.variation.total:g}" if self.variation else ""
+        return f"{self.method}{sigma} {self.network} {self.bits or 'float'}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One Monte Carlo: a trained network under a test variation.  The number of chips is no part of its identity.
+
+    images: a class-balanced subset of the split, None for all of it.  purpose: "test", or "validation" with chips and
+    images of their own, for every choice made before the test set is looked at."""
+
+    trial: Trial
+    variation: Variation
+    chips: int = 100
+    images: int | None = None
+    purpose: str = "test"
+
+    def __post_init__(self):
+        integer("chips", self.chips, 1), one_of("purpose", self.purpose, [p for p in PURPOSES if p in ("test", "validation")])
+
+    def config(self) -> dict:
+        return {"variation": self.variation.config(), "images": self.images, "purpose": self.purpose}
+
+    def row(self) -> dict:
+        """What identifies it in a table."""
+        t, v = self.trial, self.variation
+        return {
+            "dataset": t.dataset, "network": t.network, "width": t.width, "bits": t.bits or "float", "method": t.method,
+            "quantizers": t.quantizers, "trained_sigma": t.variation.total, "seed": t.seed, "law": v.law,
+            "sigma": round(v.total, 9), "sigma_within": v.within, "sigma_between": v.between,
+            "split": self.purpose,
+        }  # fmt: skip
+
+
+def fresh_network(trial: Trial, dataset: Dataset) -> nn.Module:
+    return build(trial.network, dataset.channels, dataset.classes, dataset.size, trial.width, trial.seed)
+
+
+def restored(trial: Trial, dataset: Dataset, state: State) -> nn.Module:
+    """The network of a checkpoint, with analog layers (float crossbars for the float methods)."""
+    net = to_analog(fresh_network(trial, dataset), trial.bits, _calibration(dataset, 8), trial.quantizer_set)
+    return load_network(net, state).eval()
+
+
+def train(
+    trial: Trial,
+    dataset: Dataset,
+    parent: nn.Module | None,
+    resume: State | None = None,
+    until: int | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> State:
+    """One segment of a trial: from `resume` (or the parent's network, or random weights) to epoch `until`."""
+    images = dataset.train.balanced(trial.train_images).to(device)
+    start = (parent if parent is not None else fresh_network(trial, dataset)).to(device)
+    if trial.method == "PTQ-VAT":
+        draws = max(trial.recipe.bn_draws, len(images) // trial.recipe.batch_size)
+        net = post_training_quantize(
+            start, trial.bits, images, trial.variation, seed=trial.seed, draws=draws, quantizers=trial.quantizer_set
+        )
+        return {f"net/{name}": tensor for name, tensor in net.state_dict().items()}
+    net = to_analog(start, trial.bits, _calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
+    return fit(net, images, trial.recipe, trial.variation, seed=trial.seed, resume=resume, until=until, progress=progress)
+
+
+def _calibration(dataset: Dataset, n: int) -> torch.Tensor:
+    return dataset.train.balanced(min(n, len(dataset.train))).normalized()
