@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, weight_quantizer
 from .checks import one_of
+from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, weight_quantizer
 from .variation import Chip, Variation
 
 Deviate = Callable[[Tensor], Tensor]  # q_w(w) ↦ w̃

@@ -158,9 +158,8 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
     )
 
 
-def trend(label: str, x: Sequence[float], y: Sequence[float]) -> str:
-    """One clause of alt text: "QAT falls from 88 to 41"; "stays near" within one point."""
-    first, last = float(y[0]), float(y[-1])
-    if abs(last - first) < 1:
-        return f"{label} stays near {first:.0f}"
-    return f"{label} {'falls' if last < first else 'rises'} from {first:.0f} to {last:.0f}"
+def show_table(data: pd.DataFrame, digits: int = 2) -> None:
+    """A table in full, in a box that scrolls."""
+    from IPython.display import HTML, display
+
+    display(HTML(f'<div style="max-height:32em;overflow:auto">{data.round(digits).to_html(index=False, na_rep="–")}</div>'))

@@ -88,6 +88,14 @@ def proportion(successes: int, n: int) -> Estimate:
     return Estimate(successes / n, float(interval.low), float(interval.high), int(n))
 
 
+def difference_of_proportions(a: Estimate, b: Estimate) -> Estimate:
+    """a − b of two `proportion`s and Newcombe's interval (method 10: Wilson limits combined); for two networks on the
+    same images it is conservative, as it does not use the pairing."""
+    d = a.value - b.value
+    low = d - math.hypot(a.value - a.low, b.high - b.value)
+    return Estimate(d, low, d + math.hypot(a.high - a.value, b.value - b.low), min(a.n, b.n))
+
+
 def chip_yield(values: Sequence[float], threshold: float) -> Estimate:
     """Share of chips at or above `threshold` (same unit as values), Wilson interval."""
     x = _values(values)

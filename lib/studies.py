@@ -1,22 +1,13 @@
-"""One function a result: profile → the measurements it needs, and one a result: table → its claims.
+"""One function a result: profile → the measurements it needs.
 
-Noisy methods are trained at the smallest listed σ at or above the tested one (in `quick` at one or two σ), and every
-statement compares methods on the same chips.
+Noisy methods are trained at the smallest listed σ at or above the tested one (in `quick` at one or two σ).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-
 from .profiles import Profile, Setting
-from .statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, paired_difference, quantile
 from .trials import NOISY, QUANTIZED, Measurement, Trial
 from .variation import Variation
-
-ALTERNATIVES = ("QAT", "PTQ-VAT")  # what QAVAT is held against, each on its own
-YIELD_MARGIN = 5.0  # points below float accuracy that a good chip may lose
 
 
 def trial(setting: Setting, method: str, bits: str | None = None, sigma: float = 0.0, seed: int = 0, **changes) -> Trial:
@@ -86,6 +77,13 @@ def accuracy_vs_sigma(profile: Profile, seed: int = 0, purpose: str = "test") ->
     return wanted
 
 
+def validation(profile: Profile, setting: Setting, bits: tuple[str, ...], chips: int = 50, seed: int = 0) -> list[Measurement]:
+    """How claim_bits is chosen: every quantized method at the claim's σ, on validation images and validation chips."""
+    sigma = profile.claim_sigma
+    trials = [trial(setting, m, b, trained_sigma(setting, sigma), seed) for b in bits for m in QUANTIZED]
+    return [Measurement(t, Variation(sigma), chips, profile.test_images, "validation") for t in trials]
+
+
 def _measured(profile: Profile, setting: Setting, t: Trial, sigma: float, purpose: str = "test") -> Measurement:
     """One chip without variation, the claim's number at the claim's point, the setting's number elsewhere."""
     claimed = sigma == profile.claim_sigma and t.bits == setting.claim_bits
@@ -101,101 +99,6 @@ def every_measurement(profile: Profile, notebooks, seed: int = 0) -> list[Measur
     return [m for name in notebooks if name in ALL for m in ALL[name](profile, seed)]
 
 
-# -- from tables to statements --------------------------------------------------------------------------------
-
-
-def curve(table, setting: Setting, method: str, bits: str):
-    """Rows of one method of one setting, at its bits ("float" for the float methods)."""
-    same = (table.network == setting.network) & (table.dataset == setting.dataset) & (table.width == setting.width)
-    return table[same & (table.method == method) & (table.bits == (bits if method in QUANTIZED else "float"))]
-
-
-def accuracies(table, setting: Setting, method: str, bits: str, sigma: float) -> np.ndarray:
-    """Accuracy (%) of every chip in the order of chips, averaged over seeds; empty where it was not measured."""
-    rows = curve(table, setting, method, bits)
-    rows = rows[np.isclose(rows.sigma, sigma)]
-    return rows.groupby("chip").accuracy.mean().to_numpy()
-
-
-def float_accuracy(table, setting: Setting) -> float:
-    """% of the float network without variation."""
-    return float(accuracies(table, setting, "float", "float", 0.0).mean())
-
-
-def summary(table, profile: Profile):
-    """A row per network, bits, method and σ: mean with interval, 5% quantile with interval, yield with interval."""
-    import pandas as pd
-
-    rows = []
-    for setting in profile.settings:
-        threshold = float_accuracy(table, setting) - YIELD_MARGIN
-        for bits in (*setting.bits, "float"):
-            for method in QUANTIZED if bits != "float" else ("float", "float-VAT"):
-                of_method = curve(table, setting, method, bits)
-                for sigma in sorted(of_method.sigma.unique()):
-                    values = accuracies(table, setting, method, bits, sigma)
-                    trained = of_method[of_method.sigma == sigma].trained_sigma.max()
-                    row = {"network": setting.network, "bits": bits, "method": method, "trained_sigma": trained, "sigma": sigma}
-                    rows.append(row | {"n_chips": len(values), "seeds": of_method.seed.nunique()}
-                                | _columns("mean", bootstrap_mean(values)) | _columns("q05", quantile(values))
-                                | _columns("yield", chip_yield(values, threshold)))  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def gains(table, profile: Profile):
-    """A row per network, bits, alternative and σ: QAVAT − alternative on the same chips, with interval (points)."""
-    import pandas as pd
-
-    rows = []
-    for setting in profile.settings:
-        for bits in setting.bits:
-            for other in ALTERNATIVES:
-                for sigma in profile.sigmas:
-                    ours, theirs = (accuracies(table, setting, m, bits, sigma) for m in ("QAVAT", other))
-                    row = {"network": setting.network, "bits": bits, "against": other, "sigma": sigma, "n_chips": len(ours)}
-                    rows.append(row | _columns("gain", paired_difference(ours, theirs)))
-    return pd.DataFrame(rows)
-
-
-def accuracy_claims(table, profile: Profile) -> list[Claim]:
-    """QAVAT beats each alternative at σ = claim_sigma, at bits fixed on the validation split."""
-    claims = []
-    for setting in profile.settings:
-        point = f"{setting.network} {setting.claim_bits}, σ {profile.claim_sigma:g}, same chips"
-        ours, *others = (
-            accuracies(table, setting, method, setting.claim_bits, profile.claim_sigma) for method in ("QAVAT", *ALTERNATIVES)
-        )
-        for other, values in zip(ALTERNATIVES, others):
-            statement = f"QAVAT is more accurate than {other} (points)"
-            claims.append(Claim(statement, point, paired_difference(ours, values), 0.0, profile.claims_expected))
-    return claims
-
-
-def drop_claims(table, profile: Profile) -> list[Claim]:
-    """Notebook 00: the variability-oblivious network loses accuracy on real chips, and QAVAT loses less."""
-    setting, top = profile.settings[0], profile.claim_sigma
-    lost = {
-        method: accuracies(table, setting, method, setting.claim_bits, 0.0)[0]
-        - accuracies(table, setting, method, setting.claim_bits, top)
-        for method in ("QAT", "QAVAT")
-    }
-    point = f"{setting.network} {setting.claim_bits}, σ {top:g}"
-    return [
-        Claim("QAT loses accuracy between an ideal and a real chip (points)", point, mean(lost["QAT"])),
-        Claim("QAVAT loses less than QAT (points)", point, paired_difference(lost["QAT"], lost["QAVAT"])),
-    ]
-
-
-def best_bits(setting: Setting, gain_table) -> str:
-    """The bits with the larger worst-case gain of QAVAT: how `claim_bits` is chosen, on validation gains."""
-    worst = gain_table[gain_table.network == setting.network].groupby("bits").gain.min()
-    return str(worst.idxmax())
-
-
-def with_bits(setting: Setting, bits: tuple[str, ...]) -> Setting:
-    """The setting with other bits to try; its claim is measured at each of them."""
-    return replace(setting, bits=bits)
-
-
-def _columns(name: str, e: Estimate) -> dict:
-    return {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
+def cases(profile: Profile) -> list[tuple[str, str]]:
+    """(network, bits) of every panel."""
+    return [(setting.network, bits) for setting in profile.settings for bits in setting.bits]

@@ -1,0 +1,185 @@
+"""Small tables behind the teaching notebooks 00 to 02: levels, gradients, cells, components.  No training here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from .findings import exactly, scaled
+from .quantizers import activation_quantizer
+from .statistics import Claim, Estimate, proportion, variance_components
+from .trials import QUANTIZED
+from .variation import Chip, Variation
+
+# PCM programming noise: standard deviation in µS over the target conductance g/g_max, g_max = 25 µS.
+# Source: aihwkit, src/aihwkit/inference/noise/pcm.py, PCMLikeNoiseModel (Nandakumar et al., ICECS 2019).
+PCM_COEFFICIENTS, PCM_G_MAX = (0.26348, 1.9650, -1.1731), 25.0
+
+
+def spread(chips: Sequence[int], centre: float, width: float = 0.25) -> np.ndarray:
+    """Heights that keep points of one row apart: a golden-ratio sequence of the chip number around `centre`."""
+    return centre + width * (2 * (np.asarray(chips) * 0.6180339887 % 1) - 1)
+
+
+def predictions(labels: Tensor, before: Tensor, after: Tensor) -> pd.DataFrame:
+    """One row an image: its class, and what the network says on an ideal and on a real chip."""
+    return pd.DataFrame({"image": range(len(labels)), "label": labels, "ideal": before, "chip": after})
+
+
+def one_chip_claims(labels: Tensor, before: Tensor, after: Tensor) -> list[Claim]:
+    """More than half of a handful of images stay right on one chip: shown, not expected."""
+    right = scaled(proportion(int((after == labels).sum()), len(labels)), 100)
+    return [Claim("one chip gets more than 50 % of these images right (%)", f"chip 0, {len(labels)} images", right, 50.0)]
+
+
+# -- 01: quantizers -------------------------------------------------------------------------------------------
+
+
+def level_table(layers: Mapping[str, nn.Module]) -> pd.DataFrame:
+    """bits, level, share: the distinct values of each layer's quantized weights and how often each occurs."""
+    rows = []
+    for bits, layer in layers.items():
+        values, counts = layer.quantize_weight(layer.weight.detach()).unique(return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist()):
+            rows.append({"bits": bits, "level": value, "share": count / layer.weight.numel()})
+    return pd.DataFrame(rows)
+
+
+def level_claims(levels: pd.DataFrame) -> list[Claim]:
+    """W bits give at most 2^W levels."""
+    return [
+        Claim(f"{bits} uses at most {2 ** int(bits[-1])} levels (levels to spare, + 1)", "largest layer",
+              exactly(2 ** int(bits[-1]) - len(rows) + 1))
+        for bits, rows in levels.groupby("bits")
+    ]  # fmt: skip
+
+
+def gradient_table(quantizers: Mapping[str, nn.Module], x: Tensor) -> pd.DataFrame:
+    """quantizer, x, q, dq_dx, dq_ds from autograd, point by point; dq_ds is NaN where the step is not learned."""
+    frames = []
+    for name, quantizer in quantizers.items():
+        points = x.clone().requires_grad_()
+        q = quantizer(points)
+        (slope,) = torch.autograd.grad(q.sum(), points, retain_graph=True)
+        step = getattr(quantizer, "step", None)
+        by_step = torch.full_like(x, torch.nan)
+        if isinstance(step, nn.Parameter):
+            by_step = torch.stack([torch.autograd.grad(value, step, retain_graph=True)[0] for value in q])
+        columns = {"x": x, "q": q.detach(), "dq_dx": slope, "dq_ds": by_step}
+        frames.append(pd.DataFrame({"quantizer": name, **{k: v.numpy() for k, v in columns.items()}}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def gradient_claims(curves: pd.DataFrame) -> list[Claim]:
+    """The learned step passes the gradient exactly where |x| ≤ n·s = 1."""
+    rows = curves[curves.quantizer.str.startswith("learned")]
+    agree = float(((rows.dq_dx == 1) == (rows.x.abs() <= 1)).mean() * 100)
+    return [Claim("autograd passes the gradient just where |x| ≤ n·s (% of points)", "learned step, n·s = 1", exactly(agree), 99.9)]
+
+
+def activation_views(image: Tensor, widths: Sequence[int]) -> dict[str, Tensor]:
+    """title → picture: the float image and its signed quantizations."""
+    views = {"float": image}
+    for bits in widths:
+        quantizer = activation_quantizer(bits, image, signed=True)
+        views[f"{bits} bit{'s' if bits > 1 else ''}"] = quantizer(image).detach()
+    return views
+
+
+def view_table(views: Mapping[str, Tensor]) -> pd.DataFrame:
+    """view, levels, rms error against the float image (in its own standard deviations)."""
+    reference = views["float"]
+    rows = [
+        {"view": name, "levels": len(picture.unique()), "rms_error": float((picture - reference).square().mean().sqrt())}
+        for name, picture in views.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def view_claims(numbers: pd.DataFrame) -> list[Claim]:
+    """Four bits at least halve the error of two."""
+    error = numbers.set_index("view").rms_error
+    return [Claim("2 bits have more than twice the rms error of 4 bits (ratio)", "this image", exactly(error["2 bits"] / error["4 bits"]), 2.0)]
+
+
+def bits_table(table: pd.DataFrame) -> pd.DataFrame:
+    """label, quantizers, accuracy with Wilson interval over the test images (%), best first."""
+    rows = []
+    for (method, bits, kind), counts in table.groupby(["method", "bits", "quantizers"])[["correct", "images"]].sum().iterrows():
+        share = scaled(proportion(int(counts.correct), int(counts.images)), 100)
+        label = "float" if method not in QUANTIZED else bits + (", line search" if kind == "line-search" else "")
+        rows.append({"label": label, "bits": bits, "quantizers": kind, "accuracy": share.value, "low": share.low, "high": share.high})
+    return pd.DataFrame(rows).sort_values("accuracy", ignore_index=True)
+
+
+# -- 02: variation and chips ----------------------------------------------------------------------------------
+
+
+def deviated(weight: Tensor, variations: Mapping[str, Variation], chip: Chip, layer: str) -> pd.DataFrame:
+    """name, weight, deviated: every cell of a layer before and after fabrication, a block a variation."""
+    frames = []
+    for name, variation in variations.items():
+        after = variation.deviate(chip, layer, weight)(weight)
+        frames.append(pd.DataFrame({"name": name, "weight": weight.flatten().numpy(), "deviated": after.flatten().numpy()}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def deviated_claims(cells: pd.DataFrame) -> list[Claim]:
+    """Under the proportional law a weight of zero stays zero; under the layer-fixed law it does not."""
+    zero = cells[cells.weight == 0].groupby("name").deviated.std()
+    return [
+        Claim("the law moves cells that hold zero (standard deviation of their deviated weight)", name, exactly(value))
+        for name, value in zero.items()
+    ]
+
+
+def cell_maps(chips: Sequence[int], variation: Variation, layer: str, shape: tuple[int, int]) -> dict[int, np.ndarray]:
+    """chip → e of a layer, cell by cell."""
+    like = torch.empty(shape)
+    return {i: variation.deviation(Chip.of("test", i), layer, like).numpy() for i in chips}
+
+
+def map_table(maps: Mapping[int, np.ndarray]) -> pd.DataFrame:
+    """chip, mean and standard deviation of e over the cells drawn."""
+    return pd.DataFrame({"chip": i, "mean": float(e.mean()), "std": float(e.std(ddof=1)), "cells": e.size} for i, e in maps.items())
+
+
+def map_claims(numbers: pd.DataFrame, variation: Variation) -> list[Claim]:
+    """The grain of every chip is σ_W; only the tint differs."""
+    worst = float((numbers["std"] / variation.within - 1).abs().max())
+    return [Claim("every chip's grain is within 10 % of σ_W (points to spare)", f"{len(numbers)} chips", exactly(10 - 100 * worst))]
+
+
+def measured_components(variation: Variation, chips: Sequence[int], cells: int) -> pd.DataFrame:
+    """n_chips, sigma_within, sigma_between recovered from simulated cells by one-way analysis of variance."""
+    like = torch.empty(cells)
+    e = np.stack([variation.deviation(Chip.of("test", i), "cells", like).numpy() for i in range(max(chips))])
+    rows = [dict(zip(("n_chips", "sigma_within", "sigma_between"), (n, *variance_components(e[:n])))) for n in chips]
+    return pd.DataFrame(rows)
+
+
+def component_claims(recovered: pd.DataFrame, variation: Variation) -> list[Claim]:
+    """With the most chips, both components are within a tenth of the truth."""
+    last = recovered.iloc[-1]
+    return [
+        Claim(f"σ_{name} is recovered within 10 % (share of the tolerance left)", f"{last.n_chips:.0f} chips",
+              exactly(1 - abs(found / true - 1) / 0.1))
+        for name, found, true in (("W", last.sigma_within, variation.within), ("B", last.sigma_between, variation.between))
+    ]  # fmt: skip
+
+
+def pcm_noise(points: int = 101) -> pd.DataFrame:
+    """g (share of full scale), sigma_full_scale (%), sigma_relative (% of the target) of PCM programming."""
+    g = np.linspace(0.02, 1, points)
+    sigma = np.polynomial.Polynomial(PCM_COEFFICIENTS)(g)  # µS
+    return pd.DataFrame({"g": g, "sigma_full_scale": 100 * sigma / PCM_G_MAX, "sigma_relative": 100 * sigma / (g * PCM_G_MAX)})
+
+
+def pcm_claims(noise: pd.DataFrame) -> list[Claim]:
+    """Single PCM devices stay below 5 % of full scale: σ = 0.5 is a stress test."""
+    worst = float(noise.sigma_full_scale.max())
+    return [Claim("PCM programming noise stays below 5 % of full scale (points to spare)", "any target", Estimate(5 - worst, 5 - worst, 5 - worst, 1))]

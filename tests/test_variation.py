@@ -1,0 +1,105 @@
+"""Laws, components, and chips that depend on nothing but their seed."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from lib.statistics import variance_components
+from lib.variation import PURPOSES, Chip, Variation, layer_fixed, proportional
+
+
+def cells(variation, n_chips, n_cells):
+    return np.stack([variation.deviation(Chip(i), "layer", torch.empty(n_cells)).numpy() for i in range(n_chips)])
+
+
+@pytest.mark.parametrize("law,scale", [("proportional", 0.5), ("layer-fixed", 2.0)])
+def test_laws_mean_and_variance(law, scale):
+    """w = 0.5 in a layer whose maximum is 2: σ of the deviated weight is σ·|w| or σ·max|w|."""
+    weight = torch.full((40_000,), 0.5)
+    weight[0] = -2.0
+    out = Variation(0.3, law=law).deviate(Chip(1), "layer", weight)(weight)[1:]
+    assert out.mean().item() == pytest.approx(0.5, abs=5 * 0.3 * scale / 200)
+    assert out.std().item() == pytest.approx(0.3 * scale, rel=0.02)
+
+
+def test_laws_gradients():
+    e = torch.tensor([0.5, -0.2, 0.1])
+    for law, expected in ((proportional, 1 + e), (layer_fixed, torch.ones(3))):
+        w = torch.tensor([1.0, -3.0, 2.0], requires_grad=True)
+        law(w, e).sum().backward()
+        torch.testing.assert_close(w.grad, expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.8])
+def test_components_are_recovered_by_a_one_way_analysis(share):
+    variation = Variation.split(0.4, share)
+    within, between = variance_components(cells(variation, 1500, 60))
+    assert within == pytest.approx(variation.within, rel=0.02)
+    assert between**2 == pytest.approx(variation.between**2, rel=0.15, abs=1e-4)
+    assert variation.total == pytest.approx(0.4)
+
+
+def test_one_bit_weights_make_the_laws_agree_within_a_chip():
+    weight = torch.where(torch.rand(20_000, generator=torch.Generator().manual_seed(0)) < 0.5, -0.3, 0.3)
+    a, b = (Variation(0.4, law=law).deviate(Chip(5), "layer", weight)(weight) for law in ("proportional", "layer-fixed"))
+    assert not torch.equal(a, b)  # draws differ by the weight's sign
+    assert stats.ks_2samp(a.numpy(), b.numpy()).pvalue > 0.01
+
+
+def test_the_shared_part_is_shared_by_layers_and_scales_with_sigma():
+    chip, like = Chip(9), torch.empty(4, 3)
+    small, large = Variation(between=0.1), Variation(between=0.3)
+    assert torch.equal(small.deviation(chip, "a", like), small.deviation(chip, "b", like))
+    torch.testing.assert_close(3 * small.deviation(chip, "a", like), large.deviation(chip, "a", like))
+    assert not torch.equal(chip.z_within("a", (5,)), chip.z_within("b", (5,)))
+
+
+def test_a_chip_never_changes():
+    """Golden values: another numpy, another machine or another order of draws must give the same chips."""
+    chip = Chip.of("test", 7)
+    [Chip(i).z_within("elsewhere", (100,)) for i in range(3)]
+    z = chip.z_within("conv1", (6, 1, 5, 5))
+    digest = hashlib.sha256(np.round(z.numpy(), 5).tobytes()).hexdigest()[:16]
+    assert [round(v, 5) for v in z.flatten()[:3].tolist()] == GOLDEN_Z
+    assert digest == GOLDEN_DIGEST
+    assert round(chip.z_between(), 5) == GOLDEN_BETWEEN
+
+
+GOLDEN_Z = [-0.74038, -0.24241, 1.62071]
+GOLDEN_DIGEST = "e08992c2dffcd2a0"
+GOLDEN_BETWEEN = 1.35089
+
+
+def test_a_chip_is_the_same_in_another_process_with_other_threads():
+    code = (
+        "import torch; torch.set_num_threads(1); from lib.variation import Chip, Variation;"
+        "print(Variation.split(0.3, 0.5).deviation(Chip(11), 'x', torch.empty(1000)).double().sum().item())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert float(out) == Variation.split(0.3, 0.5).deviation(Chip(11), "x", torch.empty(1000)).double().sum().item()
+
+
+def test_purposes_never_meet():
+    seeds = {Chip.of(p, i, run).seed for p in PURPOSES for i in (0, 1, 2**32 - 1) for run in (0, 2**16 - 1)}
+    assert len(seeds) == 4 * 3 * 2
+    assert Chip.of("test", 12).seed == 12
+
+
+def test_normals_are_standard():
+    z = Chip(0).z_within("big", (200_000,)).numpy()
+    assert stats.kstest(z[:5000], "norm").pvalue > 0.001
+    assert z.mean() == pytest.approx(0, abs=0.01) and z.std() == pytest.approx(1, abs=0.01)
+
+
+def test_device_moves_but_does_not_draw():
+    z = Variation(0.2).deviation(Chip(3), "a", torch.empty(8, dtype=torch.float64))
+    assert z.dtype == torch.float64
+    torch.testing.assert_close(z.float(), Variation(0.2).deviation(Chip(3), "a", torch.empty(8)))
+    if torch.cuda.is_available():
+        on_gpu = Variation(0.2).deviation(Chip(3), "a", torch.empty(8, device="cuda"))
+        assert torch.equal(on_gpu.cpu(), Variation(0.2).deviation(Chip(3), "a", torch.empty(8)))
