@@ -59,7 +59,7 @@ def _quick_resnet(**changes) -> Setting:
     recipe = Recipe(epochs=3, lr=0.05, warmup=0.1)
     base = dict(
         dataset="fashion-mnist", network="resnet18", width=0.125, train_images=12_000, start=recipe, recipe=recipe,
-        bits=("A4W4",), claim_bits="A4W4", trained_sigmas=(0.5,), claim_chips=100, chips=20,
+        bits=("A4W2",), claim_bits="A4W2", trained_sigmas=(0.5,), claim_chips=100, chips=20,
     )  # fmt: skip
     return Setting(**(base | changes))
 
