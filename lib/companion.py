@@ -159,7 +159,7 @@ def _render(chosen: Profile, path: Path) -> Outcome:
             with _environment({"ANALOG_PIM_FIGURES": str(staged), "JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg"}):
                 _execute(path, executed, chosen, log)
             _export(executed)
-            outcome.claims = _published(staged, path.stem[:2])
+            outcome.claims = _claims(staged)
             outcome.figures = _publish(staged, chosen, path.stem[:2])
             outcome.status = "ok"
         except Exception as error:  # a notebook may raise anything; the others still run
@@ -187,6 +187,7 @@ def _execute(path: Path, executed: Path, chosen: Profile, log) -> None:
     papermill.execute_notebook(
         str(path), str(executed), parameters={"PROFILE": chosen.name}, progress_bar=False, log_output=False,
         stdout_file=log, stderr_file=log, cwd=str(NOTEBOOKS), kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )  # fmt: skip
 
 
@@ -198,8 +199,13 @@ def _export(executed: Path) -> None:
     executed.with_suffix(".html").write_text(body, encoding="utf-8")
 
 
-def _published(staged: Path, number: str) -> list[dict]:
-    return [c for record in sorted(staged.glob(f"{number}_*.json")) for c in json.loads(record.read_text("utf-8"))["claims"]]
+def _claims(staged: Path) -> list[dict]:
+    """The claims of a notebook's figures, each once."""
+    found = {}
+    for record in sorted(staged.glob("*.json")):
+        for claim in json.loads(record.read_text("utf-8"))["claims"]:
+            found[claim["statement"], claim["point"]] = claim
+    return list(found.values())
 
 
 def _publish(staged: Path, chosen: Profile, number: str) -> int:
@@ -225,7 +231,7 @@ def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
         for c in o.claims:
             mark = "expected" if c["expected"] else "reported"
             low, high = ("–" if c[k] is None else f"{c[k]:.2f}" for k in ("low", "high"))
-            print(f"  {c['verdict']:14} {mark}: {c['statement']}: {c['value']:.2f} [{low}, {high}] ({c['point']}, {c['n']} chips)")
+            print(f"  {c['verdict']:14} {mark}: {c['statement']}: {c['value']:.2f} [{low}, {high}] ({c['point']}, {c['n']} {c['of']})")
     summary = {"profile": chosen.name, "notebooks": [vars(o) for o in outcomes]}
     (build / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
     rows = "".join(

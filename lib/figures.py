@@ -113,7 +113,7 @@ def claim_record(claim: Claim) -> dict:
     e = claim.estimate
     numbers = {k: None if np.isnan(v) else round(v, 6) for k, v in (("value", e.value), ("low", e.low), ("high", e.high))}
     return {
-        "statement": claim.statement, "point": claim.point, **numbers, "n": e.n, "threshold": claim.threshold,
+        "statement": claim.statement, "point": claim.point, **numbers, "n": e.n, "of": claim.of, "threshold": claim.threshold,
         "expected": claim.expected, "verdict": claim.verdict,
     }  # fmt: skip
 
@@ -150,7 +150,7 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
             "at": c.point,
             "estimate": f"{c.estimate.value:.2f}",
             "95% interval": f"{c.estimate.low:.2f} to {c.estimate.high:.2f}",
-            "chips": c.estimate.n,
+            "n": f"{c.estimate.n} {c.of}",
             "verdict": c.verdict,
             "expected": "yes" if c.expected else "no",
         }

@@ -153,6 +153,7 @@ def bits_claims(table, profile: Profile) -> list[Claim]:
             f"{bits} costs less than {YIELD_MARGIN:g} points (points to spare)",
             f"{NAMES[setting.network]}, ideal chip",
             scaled(difference_of_proportions(share["QAT", bits, "learned"], whole), 100, YIELD_MARGIN),
+            of="images",
         )
         for bits in ("A4W4", "A4W2", "A4W1", "A2W2", "A1W1")
     ]

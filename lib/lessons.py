@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .findings import exactly, scaled
 from .quantizers import activation_quantizer
-from .statistics import Claim, Estimate, proportion, variance_components
+from .statistics import Claim, proportion, variance_components
 from .trials import QUANTIZED
 from .variation import Chip, Variation
 
@@ -33,7 +33,7 @@ def predictions(labels: Tensor, before: Tensor, after: Tensor) -> pd.DataFrame:
 def one_chip_claims(labels: Tensor, before: Tensor, after: Tensor) -> list[Claim]:
     """More than half of a handful of images stay right on one chip: shown, not expected."""
     right = scaled(proportion(int((after == labels).sum()), len(labels)), 100)
-    return [Claim("one chip gets more than 50 % of these images right (%)", f"chip 0, {len(labels)} images", right, 50.0)]
+    return [Claim("one chip gets more than 50 % of these images right (%)", f"chip 0, {len(labels)} images", right, 50.0, of="images")]
 
 
 # -- 01: quantizers -------------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ def level_claims(levels: pd.DataFrame) -> list[Claim]:
     """W bits give at most 2^W levels."""
     return [
         Claim(f"{bits} uses at most {2 ** int(bits[-1])} levels (levels to spare, + 1)", "largest layer",
-              exactly(2 ** int(bits[-1]) - len(rows) + 1))
+              exactly(2 ** int(bits[-1]) - len(rows) + 1), of="layer")
         for bits, rows in levels.groupby("bits")
     ]  # fmt: skip
 
@@ -78,7 +78,7 @@ def gradient_claims(curves: pd.DataFrame) -> list[Claim]:
     """The learned step passes the gradient exactly where |x| ≤ n·s = 1."""
     rows = curves[curves.quantizer.str.startswith("learned")]
     agree = float(((rows.dq_dx == 1) == (rows.x.abs() <= 1)).mean() * 100)
-    return [Claim("autograd passes the gradient just where |x| ≤ n·s (% of points)", "learned step, n·s = 1", exactly(agree), 99.9)]
+    return [Claim("autograd passes the gradient just where |x| ≤ n·s (% of points)", "learned step, n·s = 1", exactly(agree), 99.9, of="sweep")]
 
 
 def activation_views(image: Tensor, widths: Sequence[int]) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ def view_table(views: Mapping[str, Tensor]) -> pd.DataFrame:
 def view_claims(numbers: pd.DataFrame) -> list[Claim]:
     """Four bits at least halve the error of two."""
     error = numbers.set_index("view").rms_error
-    return [Claim("2 bits have more than twice the rms error of 4 bits (ratio)", "this image", exactly(error["2 bits"] / error["4 bits"]), 2.0)]
+    return [Claim("2 bits have more than twice the rms error of 4 bits (ratio)", "this image", exactly(error["2 bits"] / error["4 bits"]), 2.0, of="image")]
 
 
 def bits_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -132,7 +132,7 @@ def deviated_claims(cells: pd.DataFrame) -> list[Claim]:
     """Under the proportional law a weight of zero stays zero; under the layer-fixed law it does not."""
     zero = cells[cells.weight == 0].groupby("name").deviated.std()
     return [
-        Claim("the law moves cells that hold zero (standard deviation of their deviated weight)", name, exactly(value))
+        Claim("the law moves cells that hold zero (standard deviation of their deviated weight)", name, exactly(value), of="chip")
         for name, value in zero.items()
     ]
 
@@ -151,7 +151,7 @@ def map_table(maps: Mapping[int, np.ndarray]) -> pd.DataFrame:
 def map_claims(numbers: pd.DataFrame, variation: Variation) -> list[Claim]:
     """The grain of every chip is σ_W; only the tint differs."""
     worst = float((numbers["std"] / variation.within - 1).abs().max())
-    return [Claim("every chip's grain is within 10 % of σ_W (points to spare)", f"{len(numbers)} chips", exactly(10 - 100 * worst))]
+    return [Claim("every chip's grain is within 10 % of σ_W (points to spare)", f"{len(numbers)} chips", exactly(10 - 100 * worst), of="draw")]
 
 
 def measured_components(variation: Variation, chips: Sequence[int], cells: int) -> pd.DataFrame:
@@ -167,7 +167,7 @@ def component_claims(recovered: pd.DataFrame, variation: Variation) -> list[Clai
     last = recovered.iloc[-1]
     return [
         Claim(f"σ_{name} is recovered within 10 % (share of the tolerance left)", f"{last.n_chips:.0f} chips",
-              exactly(1 - abs(found / true - 1) / 0.1))
+              exactly(1 - abs(found / true - 1) / 0.1), of="draw")
         for name, found, true in (("W", last.sigma_within, variation.within), ("B", last.sigma_between, variation.between))
     ]  # fmt: skip
 
@@ -182,4 +182,4 @@ def pcm_noise(points: int = 101) -> pd.DataFrame:
 def pcm_claims(noise: pd.DataFrame) -> list[Claim]:
     """Single PCM devices stay below 5 % of full scale: σ = 0.5 is a stress test."""
     worst = float(noise.sigma_full_scale.max())
-    return [Claim("PCM programming noise stays below 5 % of full scale (points to spare)", "any target", Estimate(5 - worst, 5 - worst, 5 - worst, 1))]
+    return [Claim("PCM programming noise stays below 5 % of full scale (points to spare)", "any target", exactly(5 - worst), of="fit")]

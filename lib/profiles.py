@@ -47,10 +47,10 @@ class Profile:
 
 
 def _quick_lenet(**changes) -> Setting:
-    recipe = Recipe(epochs=6, lr=0.05, warmup=0.1)
+    recipe = Recipe(epochs=4, lr=0.05, warmup=0.1)
     base = dict(
         dataset="fashion-mnist", network="lenet5", width=1.0, train_images=12_000, start=recipe, recipe=recipe,
-        bits=("A4W2", "A4W4"), claim_bits="A4W2", trained_sigmas=(0.3, 0.5), claim_chips=100, chips=50,
+        bits=("A4W2", "A4W4"), claim_bits="A4W2", trained_sigmas=(0.3, 0.5), claim_chips=100, chips=40,
     )  # fmt: skip
     return Setting(**(base | changes))
 
@@ -58,7 +58,7 @@ def _quick_lenet(**changes) -> Setting:
 def _quick_resnet(**changes) -> Setting:
     recipe = Recipe(epochs=3, lr=0.05, warmup=0.1)
     base = dict(
-        dataset="fashion-mnist", network="resnet18", width=0.125, train_images=12_000, start=recipe, recipe=recipe,
+        dataset="fashion-mnist", network="resnet18", width=0.125, train_images=10_000, start=recipe, recipe=recipe,
         bits=("A4W2",), claim_bits="A4W2", trained_sigmas=(0.5,), claim_chips=100, chips=20,
     )  # fmt: skip
     return Setting(**(base | changes))

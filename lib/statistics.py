@@ -20,7 +20,7 @@ MIN_FOR_QUANTILE = 72  # 0.95^72 < 0.025: below that no order statistic bounds t
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, its 95% interval [low, high], and the number n of chips behind it."""
+    """A number, its 95% interval [low, high], and the number n of observations (chips, where not said) behind it."""
 
     value: float
     low: float
@@ -113,13 +113,16 @@ def verdict(estimate: Estimate, threshold: float = 0.0) -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement "estimate > threshold" at an operating point fixed beforehand; `expected`: the run fails without it."""
+    """A statement "estimate > threshold" at an operating point fixed beforehand; `expected`: the run fails without it.
+
+    of: what the estimate's n counts."""
 
     statement: str
     point: str
     estimate: Estimate
     threshold: float = 0.0
     expected: bool = False
+    of: str = "chips"
 
     @property
     def verdict(self) -> str:

@@ -1,0 +1,109 @@
+"""collect(): what is missing is computed once, in an order that works, and resumes where it stopped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib import Recipe, Variation, engine
+from lib.data import Dataset
+from lib.store import Store
+from lib.trials import Measurement, Trial
+
+RECIPE = Recipe(epochs=2, batch_size=32, bn_draws=2)
+FLOAT = Trial("toy", "lenet5", "float", RECIPE)
+QAVAT = Trial("toy", "lenet5", "QAVAT", RECIPE, "A4W2", Variation(0.3), start=RECIPE)
+PTQ = replace(QAVAT, method="PTQ-VAT")
+
+
+@pytest.fixture(autouse=True)
+def toy(images, monkeypatch):
+    dataset = Dataset("toy", images, images.take(slice(0, 30)), images.take(slice(30, 90)), 3, "f" * 64)
+    monkeypatch.setattr(engine, "load", lambda name: dataset)
+    engine.forward_seconds.cache_clear()
+    yield
+    engine.forward_seconds.cache_clear()
+
+
+def collect(store, *measurements):
+    return engine.collect(measurements, store, progress=False)
+
+
+def test_parents_are_trained_first_and_shared(tmp_path):
+    work = engine.missing([Measurement(PTQ, Variation(0.3)), Measurement(QAVAT, Variation(0.3))], Store(tmp_path))
+    assert [t.method for t in work.trials] == ["float", "float-VAT", "PTQ-VAT", "QAVAT"]
+
+
+def test_more_chips_cost_only_the_difference(tmp_path):
+    store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.5), 4)
+    first = collect(store, m)
+    work = engine.missing([replace(m, chips=6), m], store)
+    assert work.trials == [] and [chips for _, chips in work.measurements] == [[4, 5]]
+    more = collect(store, replace(m, chips=6))
+    assert more[more.chip < 4].reset_index(drop=True).equals(first) and len(more) == 6
+    assert len(collect(store, m)) == 4
+
+
+def test_a_second_call_computes_nothing(tmp_path, monkeypatch):
+    store, m = Store(tmp_path), Measurement(PTQ, Variation(0.3), 2)
+    first = collect(store, m)
+    monkeypatch.setattr(engine, "_compute", lambda *a: pytest.fail("nothing was missing"))
+    assert collect(store, m).equals(first)
+
+
+def test_an_interrupted_training_goes_on_from_its_last_epoch(tmp_path, monkeypatch):
+    undisturbed = collect(Store(tmp_path / "a"), Measurement(QAVAT, Variation(0.5), 3))
+    store, calls = Store(tmp_path / "b"), []
+    real = engine.train
+
+    def interrupted(trial, *arguments, **options):
+        calls.append((trial.method, arguments[3]))
+        if calls == [("float", 1), ("float", 2), ("QAVAT", 1), ("QAVAT", 2)]:
+            raise KeyboardInterrupt
+        return real(trial, *arguments, **options)
+
+    monkeypatch.setattr(engine, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect(store, Measurement(QAVAT, Variation(0.5), 3))
+    resumed = collect(store, Measurement(QAVAT, Variation(0.5), 3))
+    assert calls[4:] == [("QAVAT", 2)]
+    assert resumed.equals(undisturbed)
+
+
+def test_a_damaged_checkpoint_is_trained_again(tmp_path, capsys):
+    store = Store(tmp_path)
+    first = collect(store, Measurement(QAVAT, Variation(0.5), 2))
+    for path in tmp_path.glob("checkpoints/*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    grown = collect(store, Measurement(QAVAT, Variation(0.5), 4))
+    assert grown[grown.chip < 2].reset_index(drop=True).equals(first)
+    assert "damaged entry" in capsys.readouterr().err
+
+
+def test_restored_networks_are_the_trained_ones(tmp_path):
+    store = Store(tmp_path)
+    collect(store, Measurement(PTQ, Variation(0.5), 1))
+    a, b = engine.network(PTQ, store), engine.network(PTQ, store)
+    x = engine.load("toy").test.normalized()
+    assert torch.equal(a(x), b(x)) and not a.training
+
+
+def test_table_says_what_was_measured(tmp_path):
+    row = collect(Store(tmp_path), Measurement(QAVAT, Variation.split(0.5, 0.2, "layer-fixed"), 1)).iloc[0]
+    assert (row.method, row.bits, row.law, row.trained_sigma) == ("QAVAT", "A4W2", "layer-fixed", 0.3)
+    assert row.sigma == pytest.approx(0.5) and row.images == 60 and row.accuracy == pytest.approx(100 * row.correct / 60)
+
+
+def test_estimates_grow_with_the_work(tmp_path):
+    store = Store(tmp_path)
+    few, many = (engine.seconds(engine.missing([Measurement(QAVAT, Variation(0.3), n)], store)) for n in (1, 1000))
+    assert 0 < few < many
+
+
+def test_trials_refuse_what_makes_no_sense():
+    with pytest.raises(ValueError, match="QAVAT needs a variation"):
+        replace(QAVAT, variation=Variation())
+    with pytest.raises(ValueError, match="float takes no bits, got 'A4W2'"):
+        replace(FLOAT, bits="A4W2")
+    with pytest.raises(ValueError, match="QAT trains without variation"):
+        replace(QAVAT, method="QAT")

@@ -1,0 +1,125 @@
+"""The shape of the project: imports, versions, notebooks, sizes."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+# A module imports only from modules that stand before it.  `statistics` is pure maths, so it stands first: that lets
+# `evaluate(…).summary()` exist.
+ORDER = [
+    "checks", "quantizers", "variation", "statistics", "analog", "networks", "data", "training", "evaluation",
+    "selftuning", "controls", "trials", "store", "profiles", "studies", "findings", "engine", "lessons", "figures",
+    "explore", "companion",
+]  # fmt: skip
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base", "nbconvert": "nbconvert-core"}
+MODULES = sorted((ROOT / "lib").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_import_order():
+    for path in MODULES:
+        if path.stem in ("__init__", "environment"):
+            continue
+        rank = ORDER.index(path.stem)
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                for name in names:
+                    assert ORDER.index(name) < rank, f"{path.stem} imports {name}, which stands after it"
+
+
+def test_import_lib_is_light():
+    code = "import lib, sys; print([m for m in ('pandas', 'matplotlib', 'torchvision', 'dask', 'scipy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_no_module_over_300_lines(path):
+    assert len(path.read_text("utf-8").splitlines()) <= 300
+
+
+def test_nothing_is_unpickled_and_no_path_is_edited():
+    for path in [*MODULES, *(ROOT / "benchmarks").glob("*.py")]:
+        assert not re.search(r"torch\.load\(|pickle|sys\.path\.", path.read_text("utf-8")), path
+
+
+def test_pyproject_lock_and_conda_agree():
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["test"]]]
+    lock = {}
+    for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines():
+        if not line.startswith("#"):
+            name, version = line.split("==")  # every line pins exactly
+            lock[canonicalize_name(name)] = version
+    conda = dict(re.findall(r"^  - ([\w-]+)([<>=].*)?$", (ROOT / "environment.yml").read_text("utf-8"), re.M))
+    for requirement in wanted:
+        assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), requirement
+        ours = conda.pop(CONDA_NAMES.get(requirement.name, requirement.name))
+        assert set(ours.split(",")) == {str(s) for s in requirement.specifier}, requirement
+    assert conda.pop("python") == project["requires-python"] and set(conda) <= {"pip", "conda-forge"}
+    assert lock["torch"] == "2.14.1" and lock["torchvision"] == "0.29.1"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_clean_and_well_formed(path):
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    code = [c for c in cells if c["cell_type"] == "code"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    assert all(not c["outputs"] and c["execution_count"] is None for c in code), "committed with outputs"
+    tagged = [c for c in code if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    values = ast.parse("".join(tagged[0]["source"])).body
+    assert {n.targets[0].id: ast.literal_eval(n.value) for n in values} == {"PROFILE": "quick", "SEED": 0}
+    levels = [len(m) for m in re.findall(r"^(#+) ", text, re.M)]
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:]))
+    assert "Predict first" in text and "<details>" in text and "## Exercises" in text and "Run time" in text
+    defined = [n for c in code for n in ast.walk(ast.parse("".join(c["source"]))) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    assert not defined, "notebooks call lib, they define nothing"
+
+
+def test_committed_figures_are_complete():
+    folder = ROOT / "figures" / "quick"
+    names = {p.stem for p in folder.glob("*.png")}
+    assert names and all((folder / f"{n}.{kind}").exists() for n in names for kind in ("pdf", "csv", "json"))
+    for record in folder.glob("*.json"):
+        content = json.loads(record.read_text("utf-8"))
+        assert len(content["alt"]) > 40 and content["claims"] and content["profile"] == "quick" and content["results"]
+
+
+def test_readme_names_every_notebook_and_its_figure_exists():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert all(path.stem in readme for path in NOTEBOOKS)
+    images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)
+    assert images and all((ROOT / image).exists() for image in images)
+
+
+def test_the_readme_example_runs(tmp_path):
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S).group(1)
+    small = block.replace("Recipe.quick()", "Recipe(epochs=1, bn_draws=2)").replace("chips=100", "chips=2")
+    small = small.replace("data.train,", "data.train.take(slice(0, 256)),").replace("data.test,", "data.test.take(slice(0, 100)),")
+    subprocess.run([sys.executable, "-c", small], cwd=tmp_path, env=None, check=True, capture_output=True)
+
+
+def test_active_environment_is_judged():
+    out = subprocess.run([sys.executable, str(Path("lib") / "environment.py")], cwd=ROOT, capture_output=True, text=True)
+    assert out.returncode == 0, out.stdout
+
+
+def test_an_unsatisfied_environment_is_told_what_it_lacks(tmp_path):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "environment.py").write_text((ROOT / "lib" / "environment.py").read_text("utf-8"))
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    (tmp_path / "pyproject.toml").write_text(text.replace('"tqdm>=4.66,<5"', '"tqdm>=99", "no-such-package>=1"'))
+    out = subprocess.run([sys.executable, "lib/environment.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert out.returncode == 1 and "tqdm>=99 (found" in out.stdout and "no-such-package>=1" in out.stdout
