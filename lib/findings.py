@@ -56,12 +56,15 @@ def summary(table, profile: Profile):
                 of_method = curve(table, setting, method, bits)
                 for sigma in sorted(of_method.sigma.unique()):
                     values = accuracies(table, setting, method, bits, sigma)
-                    centre = bootstrap_mean(values) if sigma else exactly(values[0])
+                    found = (bootstrap_mean(values), quantile(values), chip_yield(values, threshold))
+                    if not sigma:  # without variation all chips are one: nothing for an interval over chips to say
+                        found = tuple(exactly(e.value) for e in found)
                     trained = of_method[of_method.sigma == sigma].trained_sigma.max()
                     row = {"network": setting.network, "bits": bits, "method": method, "trained_sigma": trained, "sigma": sigma}
-                    rows.append(row | {"n_chips": len(values), "seeds": of_method.seed.nunique()}
-                                | _columns("mean", centre) | _columns("q05", quantile(values))
-                                | _columns("yield", chip_yield(values, threshold)))  # fmt: skip
+                    row |= {"n_chips": len(values), "seeds": of_method.seed.nunique()}
+                    for name, estimate in zip(("mean", "q05", "yield"), found):
+                        row |= _columns(name, estimate)
+                    rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,96 @@
+"""Interrupt smoke runs at random moments and check that nothing is lost:   python -m benchmarks.interrupts [TIMES] [SEED]
+
+Each time, in a copy of the project with an empty store: start, interrupt at a random moment (Ctrl-C and kill -9 in
+turn), check that no process stays behind, run the same command again, and compare every table and figure with those of
+an undisturbed run.  Prints a line each; exit status 1 if anything differed or stayed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+GRACE = 20  # seconds for the kernels of a killed run to notice that their parent is gone
+
+
+def prepare(folder: Path) -> None:
+    """A copy of the project; the data are linked."""
+    for name in ("lib", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "data").symlink_to(ROOT / "data")
+
+
+def start(folder: Path) -> subprocess.Popen:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ANALOG_PIM_")}
+    command = [sys.executable, "-m", "lib.companion", "--profile", "smoke"]
+    return subprocess.Popen(
+        command, cwd=folder, env=clean | {"PYTHONPATH": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def outcome(folder: Path) -> dict[str, str]:
+    """Name → digest of every figure file, and the claims of the summary."""
+    build = folder / "build" / "smoke"
+    found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((build / "figures").iterdir())}
+    claims = [n["claims"] for n in json.loads((build / "summary.json").read_text("utf-8"))["notebooks"]]
+    return found | {"claims": hashlib.sha256(json.dumps(claims).encode()).hexdigest()}
+
+
+def left_behind(folder: Path, within: float) -> list[str]:
+    """Processes that still work in `folder` after `within` seconds."""
+    deadline = time.monotonic() + within
+    while True:
+        alive = []
+        for process in psutil.process_iter():
+            try:
+                if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()).is_relative_to(folder):
+                    alive.append(" ".join(process.cmdline())[:100])
+            except (psutil.Error, OSError):
+                continue
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.2)
+
+
+def main(times: int = 10, seed: int = 0) -> int:
+    rng, bad = random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        prepare(folder)
+        began = time.monotonic()
+        assert start(folder).wait() == 0, "the undisturbed run failed"
+        whole = time.monotonic() - began
+        expected = outcome(folder)
+        print(f"undisturbed: {whole:.0f} s, {len(expected)} files", flush=True)
+        for i in range(times):
+            shutil.rmtree(folder / "cache")
+            shutil.rmtree(folder / "build")
+            blow, moment = (signal.SIGINT, signal.SIGKILL)[i % 2], rng.uniform(0.5, whole)
+            process = start(folder)
+            time.sleep(moment)
+            process.send_signal(blow)
+            code = process.wait(timeout=GRACE)
+            remains = left_behind(folder, GRACE if blow == signal.SIGKILL else 3)
+            again = start(folder).wait()
+            same = outcome(folder) == expected
+            good = again == 0 and same and not remains
+            bad += not good
+            print(f"{blow.name} after {moment:5.1f} s: exit {code}, left behind {remains}, rerun exit {again}, identical {same}", flush=True)
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

@@ -1,0 +1,129 @@
+"""run_all end to end in a copy of the project: smoke, failures, interrupts, the command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT, companion, copy_project
+from lib import companion as module
+from lib.companion import Outcome
+
+
+def published(folder):
+    return {p.name: p.read_bytes() for p in (folder / "build" / "smoke" / "figures").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def smoke(project):
+    run = companion(project, "--profile", "smoke")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
+def test_smoke_runs_every_notebook(smoke, project):
+    build = project / "build" / "smoke"
+    summary = json.loads((build / "summary.json").read_text("utf-8"))
+    names = [n["name"] for n in summary["notebooks"]]
+    assert names == [p.stem for p in module.notebooks().values()]
+    for notebook in summary["notebooks"]:
+        assert notebook["status"] == "ok" and notebook["figures"] > 0 and notebook["claims"]
+        assert all((build / f"{notebook['name']}.{kind}").exists() for kind in ("ipynb", "html", "log"))
+        assert f"href='{notebook['name']}.html'" in (build / "index.html").read_text("utf-8")
+        assert notebook["name"] in smoke.stdout
+    figures = published(project)
+    stems = {name.rsplit(".", 1)[0] for name in figures}
+    assert set(figures) == {f"{s}.{k}" for s in stems for k in ("pdf", "png", "csv", "json")}
+    assert not (project / "figures").exists()  # smoke never writes there
+
+
+def test_every_page_shows_its_figures_with_alt_text(smoke, project):
+    for path in (project / "build" / "smoke").glob("*.html"):
+        if path.stem == "index":
+            continue
+        page = path.read_text("utf-8")
+        assert page.count("<figure>") == page.count('<img style="max-width:100%" alt="') > 0
+        assert 'alt=""' not in page and "<b>Claims</b>" in page
+
+
+def test_a_second_run_is_byte_identical_and_computes_nothing(smoke, project):
+    before = published(project)
+    again = companion(project, "--profile", "smoke", "--only", "00,03")
+    assert again.returncode == 0 and "%|" not in again.stderr
+    assert published(project) == before
+
+
+def test_a_notebook_that_raises(smoke, project, tmp_path):
+    folder = copy_project(tmp_path)
+    (folder / "cache").symlink_to(project / "cache")
+    good = folder / "build" / "smoke" / "figures" / "00_many_chips.png"
+    good.parent.mkdir(parents=True)
+    good.write_bytes(b"the last good figure")
+    path = folder / "notebooks" / "00_start_here.ipynb"
+    notebook = json.loads(path.read_text("utf-8"))
+    notebook["cells"][-2]["cell_type"] = "code"
+    notebook["cells"][-2] |= {"source": "raise RuntimeError('on purpose')", "outputs": [], "execution_count": None}
+    path.write_text(json.dumps(notebook))
+    run = companion(folder, "--profile", "smoke", "--only", "00,02")
+    assert run.returncode == 1
+    assert "RuntimeError: on purpose" in run.stdout and "not all is well: 00_start_here" in run.stderr
+    assert good.read_bytes() == b"the last good figure"
+    assert (folder / "build" / "smoke" / "figures" / "02_laws.png").exists()  # the other one still ran
+
+
+def test_interrupted_runs_end_the_same():
+    """One Ctrl-C and one kill -9; `python -m benchmarks.interrupts` does ten."""
+    run = subprocess.run([sys.executable, "-m", "benchmarks.interrupts", "2"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments,parts",
+    [
+        (["--profile", "fast"], ["'fast'", "smoke, quick, reduced, paper"]),
+        (["--profile", "smoke", "--only", "00,42"], ["'42'", "00, 01, 02, 03"]),
+        (["--device", "tpu"], ["'tpu'", "cpu, cuda"]),
+        (["--data-dir", "/nowhere/at/all"], ["/nowhere/at/all", "existing"]),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, parts, capsys):
+    assert module.main(arguments) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ") and "\n" not in message and all(part in message for part in parts)
+
+
+def test_unknown_options_are_refused(capsys):
+    with pytest.raises(SystemExit) as error:
+        module.main(["--sigma", "0.3"])
+    assert error.value.code == 2 and "unrecognized arguments: --sigma" in capsys.readouterr().err
+
+
+def test_list_and_dry_run(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path))
+    assert module.main(["--list"]) == 0 and "03_accuracy_vs_sigma" in capsys.readouterr().out
+    assert module.main(["--profile", "smoke", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "train    QAVAT σ 0.5 lenet5 A4W2" in out and "trainings and" in out and not list(tmp_path.iterdir())
+
+
+def test_an_expected_claim_that_fails_fails_the_run(monkeypatch, tmp_path, capsys):
+    from lib.profiles import profile
+
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "build" / "smoke").mkdir(parents=True)
+    claim = {"statement": "s", "point": "p", "value": 1.0, "low": -1.0, "high": None, "n": 3, "of": "chips", "verdict": "inconclusive"}
+    reported = Outcome("00_x", "ok", claims=[claim | {"expected": False}])
+    expected = Outcome("00_x", "ok", claims=[claim | {"expected": True}])
+    assert module._report(profile("smoke"), [reported]) == 0
+    assert module._report(profile("smoke"), [reported, expected]) == 1
+    assert "inconclusive   expected: s: 1.00 [-1.00, –]" in capsys.readouterr().out
+
+
+def test_clean_keeps_figures(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path / "cache"))
+    for name in ("cache", "build", "figures"):
+        (tmp_path / name).mkdir()
+    assert module.main(["--clean"]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["figures"]
