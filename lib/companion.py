@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -133,76 +134,77 @@ def _dry_run(wanted: list, store: Store) -> int:
 
 
 def _render_all(chosen: Profile, selected: dict[str, Path]) -> list[Outcome]:
-    outcomes, began = [], time.monotonic()
-    for done, path in enumerate(selected.values(), 1):
-        outcome = _render(chosen, path)
-        outcomes.append(outcome)
-        spent = time.monotonic() - began
-        left = spent / done * (len(selected) - done)
-        print(f"{path.stem:32} {outcome.status:8} {outcome.seconds:5.1f} s   ETA {left:3.0f} s", flush=True)
-        if outcome.error:
-            print(f"  {outcome.error}", flush=True)
-    return outcomes
-
-
-def _render(chosen: Profile, path: Path) -> Outcome:
-    """Execute one notebook into build/<profile>/, publish its figures if it succeeded."""
+    """Execute the notebooks, two at a time where there are two cores; the order of the report is theirs."""
     build = ROOT / "build" / chosen.name
-    staged = build / "staged" / path.stem
+    staged = build / "staged"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    executed = build / f"{path.stem}.ipynb"
-    began = time.monotonic()
-    outcome = Outcome(path.stem, "failed")
-    with open(build / f"{path.stem}.log", "w", encoding="utf-8") as log:
-        try:
-            with _environment({"ANALOG_PIM_FIGURES": str(staged), "JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg"}):
-                _execute(path, executed, chosen, log)
-            _export(executed)
-            outcome.claims = _claims(staged)
-            outcome.figures = _publish(staged, chosen, path.stem[:2])
-            outcome.status = "ok"
-        except Exception as error:  # a notebook may raise anything; the others still run
-            outcome.error = " ".join(f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}".split())[:300]
-            log.write(f"\n{error}\n")
-    outcome.seconds = time.monotonic() - began
-    return outcome
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]):
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    waiting, running, outcomes, began = list(selected.values()), {}, {}, time.monotonic()
+    at_once = min(2, os.cpu_count() or 1)
     try:
-        yield
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                path = waiting.pop(0)
+                running[path] = (_start(path, chosen, build, staged, at_once), time.monotonic())
+            time.sleep(0.05)
+            for path, (process, since) in list(running.items()):
+                if process.poll() is not None:
+                    del running[path]
+                    outcome = outcomes[path] = _finish(path, process.returncode, chosen, build, staged)
+                    outcome.seconds = time.monotonic() - since
+                    left = (time.monotonic() - began) / len(outcomes) * (len(selected) - len(outcomes))
+                    print(f"{path.stem:32} {outcome.status:8} {outcome.seconds:5.1f} s   ETA {left:3.0f} s", flush=True)
+                    if outcome.error:
+                        print(f"  {outcome.error}", flush=True)
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        for process, _ in running.values():  # a kernel ends itself when its papermill is gone
+            process.kill()
+            process.wait()
+    return [outcomes[path] for path in selected.values()]
 
 
-def _execute(path: Path, executed: Path, chosen: Profile, log) -> None:
-    import papermill
+def _start(path: Path, chosen: Profile, build: Path, staged: Path, at_once: int) -> subprocess.Popen:
+    """papermill in a process of its own, which a Ctrl-C in the terminal does not reach."""
+    threads = str(max(1, (os.cpu_count() or 1) // at_once))
+    environment = os.environ | {
+        "ANALOG_PIM_FIGURES": str(staged), "JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": threads,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "papermill", str(path), str(build / path.name), "--no-progress-bar", "--kernel", "python3"]
+    with open(build / f"{path.stem}.log", "wb") as log:
+        return subprocess.Popen(
+            [*command, "--cwd", str(NOTEBOOKS), "-p", "PROFILE", chosen.name],
+            env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
 
-    # papermill's own progress bar and logging would drown the one line a notebook
-    papermill.execute_notebook(
-        str(path), str(executed), parameters={"PROFILE": chosen.name}, progress_bar=False, log_output=False,
-        stdout_file=log, stderr_file=log, cwd=str(NOTEBOOKS), kernel_name="python3",
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
-    )  # fmt: skip
 
-
-def _export(executed: Path) -> None:
-    """The HTML page beside the executed notebook."""
+def _finish(path: Path, code: int, chosen: Profile, build: Path, staged: Path) -> Outcome:
+    """The outcome of an executed notebook; its page, and its figures published if it succeeded."""
+    number, executed = path.stem[:2], build / path.name
+    if code:
+        return Outcome(path.stem, "failed", error=_error(executed, build / f"{path.stem}.log"))
     from nbconvert import HTMLExporter
 
     body, _ = HTMLExporter().from_filename(str(executed))
     executed.with_suffix(".html").write_text(body, encoding="utf-8")
+    claims = _claims(staged, number)
+    return Outcome(path.stem, "ok", figures=_publish(staged, chosen, number), claims=claims)
 
 
-def _claims(staged: Path) -> list[dict]:
+def _error(executed: Path, log: Path) -> str:
+    """The exception that a notebook raised, in one line; else the last line of its log."""
+    with contextlib.suppress(OSError, ValueError):
+        for cell in json.loads(executed.read_text("utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                if output["output_type"] == "error":
+                    return " ".join(f"{output['ename']}: {output['evalue']}".split())[:300]
+    lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else "papermill ended without a word"
+
+
+def _claims(staged: Path, number: str) -> list[dict]:
     """The claims of a notebook's figures, each once."""
     found = {}
-    for record in sorted(staged.glob("*.json")):
+    for record in sorted(staged.glob(f"{number}_*.json")):
         for claim in json.loads(record.read_text("utf-8"))["claims"]:
             found[claim["statement"], claim["point"]] = claim
     return list(found.values())
@@ -212,7 +214,7 @@ def _publish(staged: Path, chosen: Profile, number: str) -> int:
     """Move a notebook's figures over the last good ones, file by file; smoke never writes figures/."""
     target = ROOT / "build" / "smoke" / "figures" if chosen.name == "smoke" else ROOT / "figures" / chosen.name
     target.mkdir(parents=True, exist_ok=True)
-    fresh = sorted(staged.iterdir())
+    fresh = sorted(staged.glob(f"{number}_*"))
     for path in fresh:
         os.replace(path, target / path.name)
     for stale in target.glob(f"{number}_*"):

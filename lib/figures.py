@@ -66,6 +66,16 @@ def band(ax, x, y, low, high, label: str | None = None, **style) -> None:
     ax.fill_between(x, low, high, color=style.get("color"), alpha=0.18, linewidth=0)
 
 
+def legend_above(fig, ax) -> None:
+    """One legend for all panels, above them, where it hides no data."""
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=len(ax.get_legend_handles_labels()[0]))
+
+
+def span(ax) -> str:
+    """The range of the vertical axis, for an alt text: "40 to 90"."""
+    return "{:.0f} to {:.0f}".format(*ax.get_ylim())
+
+
 def publish(
     fig,
     name: str,
@@ -86,6 +96,7 @@ def publish(
     folder.mkdir(parents=True, exist_ok=True)
     image = io.BytesIO()
     fig.savefig(image, format="png", dpi=150, metadata={"Software": None})
+    fig.set_layout_engine("none")  # the layout is done; computing it again for the PDF would double the time
     fig.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
     plt.close(fig)
     (folder / f"{name}.png").write_bytes(image.getvalue())
