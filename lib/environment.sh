@@ -44,7 +44,7 @@ install_into() { # python of the environment
   else
     echo "set-up: $("$1" -V) on $(uname -s) is not what requirements.lock pins (Python 3.11 on Linux); using the ranges of pyproject.toml" >&2
   fi
-  "$1" -m pip install --disable-pip-version-check "${constraints[@]}" -e '.[test]' >"$log" 2>&1 || explain_failure "$log"
+  "$1" -m pip install --disable-pip-version-check ${constraints[@]+"${constraints[@]}"} -e '.[test]' >"$log" 2>&1 || explain_failure "$log"
 }
 
 make_environment() {
@@ -67,6 +67,6 @@ if candidate=$(active_python) && lacking=$("$candidate" lib/environment.py); the
   export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # leaves the user's environment unchanged
 else
   [ -n "${candidate:-}" ] && echo "set-up: the active environment lacks $(echo "$lacking" | head -3 | paste -sd, -); using .venv" >&2
-  [ "$(cat .venv/ready 2>/dev/null)" = "$(fingerprint)" ] || make_environment
+  [ -x .venv/bin/python ] && [ "$(cat .venv/ready 2>/dev/null)" = "$(fingerprint)" ] || make_environment
   PYTHON=.venv/bin/python
 fi

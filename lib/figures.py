@@ -18,9 +18,10 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from . import engine
 from .data import ROOT, load
@@ -49,15 +50,16 @@ def use_style() -> None:
     import seaborn
 
     seaborn.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans")
-    plt.rcParams.update(
+    matplotlib.rcParams.update(
         {"figure.constrained_layout.use": True, "figure.dpi": 100, "axes.titlesize": 12, "axes.labelsize": 11,
          "legend.fontsize": 10, "pdf.fonttype": 42, "lines.markersize": 5}
     )  # fmt: skip
 
 
 def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2, **options):
-    """(figure, axes array of shape (rows, columns))."""
-    return plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, **options)
+    """(figure, axes array of shape (rows, columns)), unknown to pyplot: a notebook shows it when published, not before."""
+    fig = Figure(figsize=(width * columns, height * rows))
+    return fig, fig.subplots(rows, columns, squeeze=False, **options)
 
 
 def band(ax, x, y, low, high, label: str | None = None, **style) -> None:
@@ -98,7 +100,6 @@ def publish(
     fig.savefig(image, format="png", dpi=150, metadata={"Software": None})
     fig.set_layout_engine("none")  # the layout is done; computing it again for the PDF would double the time
     fig.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
-    plt.close(fig)
     (folder / f"{name}.png").write_bytes(image.getvalue())
     data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     record = {
