@@ -1,4 +1,4 @@
-"""Interrupt smoke runs at random moments and check that nothing is lost:   python -m benchmarks.interrupts [TIMES] [SEED]
+"""Interrupt smoke runs at random moments and check that nothing is lost:   python -m benchmarks.interrupts [TIMES [SEED [ONLY]]]
 
 Each time, in a copy of the project with an empty store: start, interrupt at a random moment (Ctrl-C and kill -9 in
 turn), check that no process stays behind, run the same command again, and compare every table and figure with those of
@@ -33,9 +33,9 @@ def prepare(folder: Path) -> None:
     (folder / "data").symlink_to(ROOT / "data")
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, only: str) -> subprocess.Popen:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ANALOG_PIM_")}
-    command = [sys.executable, "-m", "lib.companion", "--profile", "smoke"]
+    command = [sys.executable, "-m", "lib.companion", "--profile", "smoke", *(["--only", only] if only else [])]
     return subprocess.Popen(
         command, cwd=folder, env=clean | {"PYTHONPATH": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -65,26 +65,26 @@ def left_behind(folder: Path, within: float) -> list[str]:
         time.sleep(0.2)
 
 
-def main(times: int = 10, seed: int = 0) -> int:
-    rng, bad = random.Random(seed), 0
+def main(times: str = "10", seed: str = "0", only: str = "") -> int:
+    rng, bad = random.Random(int(seed)), 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         prepare(folder)
         began = time.monotonic()
-        assert start(folder).wait() == 0, "the undisturbed run failed"
+        assert start(folder, only).wait() == 0, "the undisturbed run failed"
         whole = time.monotonic() - began
         expected = outcome(folder)
         print(f"undisturbed: {whole:.0f} s, {len(expected)} files", flush=True)
-        for i in range(times):
+        for i in range(int(times)):
             shutil.rmtree(folder / "cache")
             shutil.rmtree(folder / "build")
             blow, moment = (signal.SIGINT, signal.SIGKILL)[i % 2], rng.uniform(0.5, whole)
-            process = start(folder)
+            process = start(folder, only)
             time.sleep(moment)
             process.send_signal(blow)
             code = process.wait(timeout=GRACE)
             remains = left_behind(folder, GRACE if blow == signal.SIGKILL else 3)
-            again = start(folder).wait()
+            again = start(folder, only).wait()
             same = outcome(folder) == expected
             good = again == 0 and same and not remains
             bad += not good
@@ -93,4 +93,4 @@ def main(times: int = 10, seed: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    sys.exit(main(*sys.argv[1:]))

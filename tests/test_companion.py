@@ -1,6 +1,7 @@
 """run_all end to end in a copy of the project: smoke, failures, interrupts, the command line."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -43,8 +44,8 @@ def test_every_page_shows_its_figures_with_alt_text(smoke, project):
         if path.stem == "index":
             continue
         page = path.read_text("utf-8")
-        assert page.count("<figure>") == page.count('<img style="max-width:100%" alt="') > 0
-        assert 'alt=""' not in page and "<b>Claims</b>" in page
+        described = re.findall(r'<figure>\s*<img[^>]*\balt="[^"]{40,}"', page)
+        assert len(described) == page.count("<figure>") > 0 and "<b>Claims</b>" in page
 
 
 def test_a_second_run_is_byte_identical_and_computes_nothing(smoke, project):
@@ -73,8 +74,8 @@ def test_a_notebook_that_raises(smoke, project, tmp_path):
 
 
 def test_interrupted_runs_end_the_same():
-    """One Ctrl-C and one kill -9; `python -m benchmarks.interrupts` does ten."""
-    run = subprocess.run([sys.executable, "-m", "benchmarks.interrupts", "2"], cwd=ROOT, capture_output=True, text=True)
+    """One Ctrl-C and one kill -9 of one notebook's run; `python -m benchmarks.interrupts` does ten of all."""
+    run = subprocess.run([sys.executable, "-m", "benchmarks.interrupts", "2", "1", "02"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
