@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-GRACE = 20  # seconds for the kernels of a killed run to notice that their parent is gone
+GRACE = 15  # seconds for the kernels to notice that their parent is gone; they look once a second
 
 
 def prepare(folder: Path) -> None:
@@ -83,7 +83,7 @@ def main(times: str = "10", seed: str = "0", only: str = "") -> int:
             time.sleep(moment)
             process.send_signal(blow)
             code = process.wait(timeout=GRACE)
-            remains = left_behind(folder, GRACE if blow == signal.SIGKILL else 3)
+            remains = left_behind(folder, GRACE)
             again = start(folder, only).wait()
             same = outcome(folder) == expected
             good = again == 0 and same and not remains

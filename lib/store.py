@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
+from safetensors import torch as safe
 
 from .data import ROOT
 from .evaluation import Counts
@@ -162,12 +162,12 @@ class Store:
 
     def _state(self, kind: str, key: str) -> State | None:
         content = self._read(kind, key, ".safetensors")
-        return None if content is None else safetensors.torch.load(content)
+        return None if content is None else safe.load(content)
 
     def _write_state(self, kind: str, key: str, state: State, config: dict) -> Path:
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
         about = {"config": json.dumps(config, sort_keys=True)}
-        return self._write(kind, key, ".safetensors", safetensors.torch.save(tensors, metadata=about))
+        return self._write(kind, key, ".safetensors", safe.save(tensors, metadata=about))
 
     def _write(self, kind: str, stem: str, suffix: str, content: bytes) -> Path:
         path = self.folder / kind / f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}{suffix}"

@@ -62,18 +62,18 @@ def chips(profile: Profile, seed: int = 0) -> list[Measurement]:
     return [Measurement(net, v, n, profile.test_images) for v in variations] + [_measured(profile, setting, net, 0.0)]
 
 
-def accuracy_vs_sigma(profile: Profile, seed: int = 0, purpose: str = "test") -> list[Measurement]:
+def accuracy_vs_sigma(profile: Profile, seed: int = 0) -> list[Measurement]:
     """Notebook 03: every method of every setting against σ, within-chip proportional variation."""
     wanted = []
     for setting in profile.settings:
-        wanted.append(_measured(profile, setting, trial(setting, "float", seed=seed), 0.0, purpose))
+        wanted.append(_measured(profile, setting, trial(setting, "float", seed=seed), 0.0))
         for sigma in profile.sigmas:
             trained = trained_sigma(setting, sigma)
             upper = trial(setting, "float-VAT", None, trained, seed)
-            wanted.append(_measured(profile, setting, upper, sigma, purpose))
+            wanted.append(_measured(profile, setting, upper, sigma))
             for bits in setting.bits:
                 for method in QUANTIZED:
-                    wanted.append(_measured(profile, setting, trial(setting, method, bits, trained, seed), sigma, purpose))
+                    wanted.append(_measured(profile, setting, trial(setting, method, bits, trained, seed), sigma))
     return wanted
 
 
@@ -84,11 +84,11 @@ def validation(profile: Profile, setting: Setting, bits: tuple[str, ...], chips:
     return [Measurement(t, Variation(sigma), chips, profile.test_images, "validation") for t in trials]
 
 
-def _measured(profile: Profile, setting: Setting, t: Trial, sigma: float, purpose: str = "test") -> Measurement:
+def _measured(profile: Profile, setting: Setting, t: Trial, sigma: float) -> Measurement:
     """One chip without variation, the claim's number at the claim's point, the setting's number elsewhere."""
     claimed = sigma == profile.claim_sigma and t.bits == setting.claim_bits
     n = 1 if sigma == 0 else setting.claim_chips if claimed else setting.chips
-    return Measurement(t, Variation(sigma), n, profile.test_images, purpose)
+    return Measurement(t, Variation(sigma), n, profile.test_images)
 
 
 ALL = {"00": start_here, "01": quantizers, "02": chips, "03": accuracy_vs_sigma}
