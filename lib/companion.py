@@ -25,6 +25,13 @@ from .profiles import PROFILES, Profile, profile
 from .store import Store
 
 NOTEBOOKS = ROOT / "notebooks"
+# papermill that ends itself when the run is gone, however it went: only the run holds the other end of its input
+WATCHED_PAPERMILL = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+from papermill.cli import papermill
+papermill()
+"""
 CAUGHT = (ValueError, RuntimeError, OSError, FloatingPointError)  # what a user can act on: one line, no traceback
 
 
@@ -169,11 +176,11 @@ def _start(path: Path, chosen: Profile, build: Path, staged: Path, at_once: int)
     environment = os.environ | {
         "ANALOG_PIM_FIGURES": str(staged), "JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": threads,
     }  # fmt: skip
-    command = [sys.executable, "-m", "papermill", str(path), str(build / path.name), "--no-progress-bar", "--kernel", "python3"]
+    command = [sys.executable, "-c", WATCHED_PAPERMILL, str(path), str(build / path.name), "--no-progress-bar", "--kernel", "python3"]
     with open(build / f"{path.stem}.log", "wb") as log:
         return subprocess.Popen(
             [*command, "--cwd", str(NOTEBOOKS), "-p", "PROFILE", chosen.name],
-            env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
 
 
