@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,9 @@ from .variation import Chip, Variation
 
 Deviate = Callable[[Tensor], Tensor]  # q_w(w) ↦ w̃
 Correct = Callable[[Tensor, Tensor], Tensor]  # (ỹ, q_a(x)) ↦ y
-Tuner = Callable[["Crossbar", str, Chip, Variation], Correct | None]  # what fills a layer's second slot on a chip
+# tuner(net, chip, variation): entered when the cells of `net` are in place; it fills the second slots, or adapts what
+# is digital and restores it at its end
+Tuner = Callable[[nn.Module, Chip, Variation], AbstractContextManager]
 
 
 class Crossbar:
@@ -138,16 +140,20 @@ def _observe(net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor 
 
 @contextmanager
 def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | None = None) -> Iterator[nn.Module]:
-    """The network as it sits on one chip: both slots of every crossbar filled, and restored at the end."""
-    layers = list(crossbars(net))
+    """The network as it sits on one chip: both slots of every crossbar filled, and restored at the end.
+
+    Raises ValueError for a network without analog layers, or a variation of layers that it does not have."""
+    layers = dict(crossbars(net))
     if not layers:
         raise ValueError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
-    before = [(layer, layer.deviate, layer.correct) for _, layer in layers]
+    for name in variation.layers or ():
+        one_of("layer", name, layers)
+    before = [(layer, layer.deviate, layer.correct) for layer in layers.values()]
     try:
-        for name, layer in layers:
-            layer.deviate = variation.deviate(chip, name, layer.weight)
-            layer.correct = None if tuner is None else tuner(layer, name, chip, variation)
-        yield net
+        for name, layer in layers.items():
+            layer.deviate, layer.correct = variation.deviate(chip, name, layer.weight), None
+        with tuner(net, chip, variation) if tuner else nullcontext():
+            yield net
     finally:
         for layer, deviate, correct in before:
             layer.deviate, layer.correct = deviate, correct

@@ -132,10 +132,10 @@ def _dry_run(wanted: list, store: Store) -> int:
     work = engine.missing(wanted, store)
     for trial in work.trials:
         hours = engine.seconds(engine.Work([trial], [])) / 3600
-        print(f"train    {trial.label:48} seed {trial.seed}   {hours:8.3f} h")
+        print(f"train    {trial.label:60} seed {trial.seed}   {hours:8.3f} h")
     for m, chips in work.measurements:
         hours = engine.seconds(engine.Work([], [(m, chips)])) / 3600
-        print(f"measure  {m.trial.label:40} at σ {m.variation.total:<5g} {len(chips):5} chips {hours:8.3f} h")
+        print(f"measure  {m.label:90} {len(chips):5} chips {hours:8.3f} h")
     print(f"{len(work.trials)} trainings and {len(work.measurements)} measurements to do, about {engine.seconds(work) / 3600:.2f} h here")
     return 0
 

@@ -139,24 +139,26 @@ def _train(trial: Trial, store: Store, bar) -> None:
 
 
 def _measure(m: Measurement, chips: list[int], store: Store, bar) -> None:
-    bar.set_description(f"{m.trial.label}, tested at σ {m.variation.total:g}", refresh=False)
+    bar.set_description(m.label, refresh=False)
     dataset = dataset_of(m.trial)
     split = dataset.test if m.purpose == "test" else dataset.validation
     images = split.balanced(m.images).to(device())
     net = _checkpoint(m.trial, store).to(device())
     key, config = measurement_key(m), {"trial": m.trial.config(), **m.config()}
-    cost = forward_seconds(m.trial.network, m.trial.width, m.trial.dataset)
-    for part in _shards(net, images, m, chips, lambda n: bar.update(n * cost)):
+    cost = seconds(Work([], [(m, chips)])) / len(chips)  # a chip
+    for part in _shards(net, images, m, chips, dataset.train):
         store.append_counts(key, part, config)
+        bar.update(len(part.chips) * cost)
 
 
-def _shards(net, images, m: Measurement, chips: list[int], progress) -> Iterator[Counts]:
+def _shards(net, images, m: Measurement, chips: list[int], train) -> Iterator[Counts]:
     """Counts in groups of chips that took about SHARD_SECONDS; the first group is one chip."""
+    tuning = m.tuning and m.tuning.bind(net, train.to(device()))
     start, size = 0, 1
     while start < len(chips):
         began = time.monotonic()
         part = chips[start : start + size]
-        yield evaluate(net, images, m.variation, part, purpose=m.purpose, progress=progress)
+        yield evaluate(net, images, m.variation, part, tuning=tuning, images_per_chip=m.images_per_chip, purpose=m.purpose)
         start += size
         size = max(1, int(len(part) * SHARD_SECONDS / (time.monotonic() - began)))
 
@@ -188,7 +190,8 @@ def seconds(work: Work) -> float:
         passes = images * trial.recipe.epochs + noisy if trial.method != "PTQ-VAT" else 2 * noisy
         total += passes * STEP_COST * forward_seconds(trial.network, trial.width, trial.dataset)
     for m, chips in work.measurements:
-        images = m.images or len(dataset_of(m.trial).test)
+        images = m.images_per_chip or m.images or len(dataset_of(m.trial).test)
+        images += getattr(m.tuning, "chip_images", 0)
         total += len(chips) * images * forward_seconds(m.trial.network, m.trial.width, m.trial.dataset)
     return total
 

@@ -11,14 +11,25 @@ from dataclasses import dataclass
 
 from .checks import one_of
 from .data import Augment
+from .quantizers import Bits
 from .training import Recipe
+
+
+MIXED_SIGMA, CLAIM_SHARE = 0.3, 0.5
+# weight bits → the layer-fixed σ that disturbs Gaussian weights as much as the proportional 0.3 (0.3·rms|q|/max|q|)
+FIXED_SIGMA = {1: 0.30, 2: 0.23, 4: 0.12}
+SHARES = (
+    ("proportional", (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)),
+    ("layer-fixed", (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.5, 1.0)),  # its shared part adds up coherently
+)
 
 
 @dataclass(frozen=True)
 class Setting:
     """One network on one dataset: how it is trained, at which bits and σ, and on how many chips it is measured.
 
-    trained_sigmas: the σ of the noisy methods.  chips: at the claim's point and at all others."""
+    trained_sigmas: the σ of the noisy methods in notebook 03.  chips: at the claim's point and at all others.
+    sweep_images: what each chip sees where only a mean is asked for (notebooks 04 to 06), None for every image."""
 
     dataset: str
     network: str
@@ -31,16 +42,28 @@ class Setting:
     trained_sigmas: tuple[float, ...]
     claim_chips: int
     chips: int
+    sweep_images: int | None = None
+
+    @property
+    def sigma(self) -> dict[str, float]:
+        """Total σ of the mixed patterns, law by law, at the claim's weight bits."""
+        return {"proportional": MIXED_SIGMA, "layer-fixed": FIXED_SIGMA[Bits.parse(self.claim_bits).weights]}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """settings: the networks of the results; the first is also that of the introductory notebooks."""
+    """settings: the networks of the results; the first is also that of the introductory notebooks.
+
+    shares: the between shares ρ of a sweep, law by law.  cells: reference cells of the claims, law by law."""
 
     name: str
     settings: tuple[Setting, ...]
     sigmas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
     claim_sigma: float = 0.5
+    shares: tuple[tuple[str, tuple[float, ...]], ...] = SHARES
+    cells: tuple[tuple[str, int], ...] = (("proportional", 256), ("layer-fixed", 1024))
+    cell_counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
+    column_counts: tuple[int, ...] = (1, 2, 4, 8)
     test_images: int | None = None
     seeds: tuple[int, ...] = (0,)
     claims_expected: bool = False
@@ -51,6 +74,7 @@ def _quick_lenet(**changes) -> Setting:
     base = dict(
         dataset="fashion-mnist", network="lenet5", width=1.0, train_images=12_000, start=recipe, recipe=recipe,
         bits=("A4W2", "A4W4"), claim_bits="A4W2", trained_sigmas=(0.3, 0.5), claim_chips=100, chips=40,
+        sweep_images=250,
     )  # fmt: skip
     return Setting(**(base | changes))
 
@@ -60,6 +84,7 @@ def _quick_resnet(**changes) -> Setting:
     base = dict(
         dataset="fashion-mnist", network="resnet18", width=0.125, train_images=10_000, start=recipe, recipe=recipe,
         bits=("A4W2",), claim_bits="A4W2", trained_sigmas=(0.5,), claim_chips=100, chips=20,
+        sweep_images=250,
     )  # fmt: skip
     return Setting(**(base | changes))
 
@@ -85,10 +110,13 @@ PROFILES = {
         Profile(
             "smoke",
             (
-                _quick_lenet(train_images=64, start=_TINY, recipe=_TINY, claim_chips=3, chips=2),
-                _quick_resnet(train_images=64, start=_TINY, recipe=_TINY, width=1 / 32, claim_chips=2, chips=2),
+                _quick_lenet(train_images=64, start=_TINY, recipe=_TINY, claim_chips=3, chips=2, sweep_images=25),
+                _quick_resnet(train_images=64, start=_TINY, recipe=_TINY, width=1 / 32, claim_chips=3, chips=2, sweep_images=25),
             ),
             sigmas=(0.0, 0.3, 0.5),
+            shares=(("proportional", (0.0, 0.5, 1.0)), ("layer-fixed", (0.0, 0.01, 0.5, 1.0))),
+            cell_counts=(1, 64, 4096),
+            column_counts=(1, 4),
             test_images=50,
         ),
         Profile("quick", (_quick_lenet(), _quick_resnet()), test_images=1000, claims_expected=True),

@@ -66,6 +66,25 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
     return mean(x - y)
 
 
+def recovery(tuned: Sequence[float], untuned: Sequence[float], oracle: Sequence[float], resamples: int = 9999, seed: int = 0) -> Estimate:
+    """mean(tuned − untuned)/mean(oracle − untuned) over the same chips, and its paired BCa bootstrap interval.
+
+    A ratio of means: it has no sense where the oracle's own gain is not clearly above zero (NaN then)."""
+    gain, best = _values(tuned) - _values(untuned), _values(oracle) - _values(untuned)
+    if len(best) < 2 or paired_difference(oracle, untuned).low <= 0:
+        return Estimate(math.nan, math.nan, math.nan, len(best))
+    ratio = float(gain.mean() / best.mean())
+    if np.ptp(gain - ratio * best) == 0:  # every chip has this ratio
+        return Estimate(ratio, ratio, ratio, len(best))
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        (gain, best), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, vectorized=True,
+        confidence_level=LEVEL, n_resamples=resamples, rng=np.random.default_rng(seed), batch=1000,
+    ).confidence_interval  # fmt: skip
+    return Estimate(ratio, float(interval.low), float(interval.high), len(best))
+
+
 def quantile(values: Sequence[float], q: float = 0.05) -> Estimate:
     """The q quantile (linear interpolation) and its order-statistic interval: the tightest pair of ranks whose
     binomial probability of enclosing it is ≥ 95% with ≤ 2.5% a side; NaN where n is too small for a bound."""

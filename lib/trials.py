@@ -10,9 +10,11 @@ from torch import nn
 
 from .analog import to_analog
 from .checks import integer, one_of
+from .controls import Control
 from .data import Dataset
 from .networks import NETWORKS, build
 from .quantizers import QUANTIZER_SETS, Bits
+from .selftuning import SelfTuning
 from .training import Recipe, State, fit, load_network, post_training_quantize
 from .variation import PURPOSES, Variation
 
@@ -70,7 +72,9 @@ class Trial:
 
     @property
     def label(self) -> str:
-        sigma = f" σ {self.variation.total:g}" if self.variation else ""
+        v = self.variation
+        sigma = f" σ {v.total:.3g}{f' ρ {v.between_share:g}' if v.between else ''}" if v else ""
+        sigma += f" {v.law}" if v.law != "proportional" else ""
         return f"{self.method}{sigma} {self.network} {self.bits or 'float'}"
 
 
@@ -78,28 +82,43 @@ class Trial:
 class Measurement:
     """One Monte Carlo: a trained network under a test variation.  The number of chips is no part of its identity.
 
-    images: a class-balanced subset of the split, None for all of it.  purpose: "test", or "validation" with chips and
-    images of their own, for every choice made before the test set is looked at."""
+    images: a class-balanced subset of the split, None for all of it; images_per_chip: as in `evaluate`.
+    tuning: a `SelfTuning` or a control, None for none.  purpose: "test", or "validation" with chips and images of their
+    own, for every choice made before the test set is looked at."""
 
     trial: Trial
     variation: Variation
     chips: int = 100
     images: int | None = None
+    images_per_chip: int | None = None
+    tuning: SelfTuning | Control | None = None
     purpose: str = "test"
 
     def __post_init__(self):
         integer("chips", self.chips, 1), one_of("purpose", self.purpose, [p for p in PURPOSES if p in ("test", "validation")])
 
     def config(self) -> dict:
-        return {"variation": self.variation.config(), "images": self.images, "purpose": self.purpose}
+        tuning = None if self.tuning is None else self.tuning.config()
+        seen = {"images": self.images, "images_per_chip": self.images_per_chip, "purpose": self.purpose}
+        return {"variation": self.variation.config(), "tuning": tuning, **seen}
+
+    @property
+    def label(self) -> str:
+        v = self.variation
+        share = f" ρ {v.between_share:.3g}" if v.between else ""
+        law = f" {v.law}" if v.law != "proportional" else ""
+        return f"{self.trial.label} at{law} σ {v.total:.3g}{share}" + (f", {self.tuning.label}" if self.tuning else "")
 
     def row(self) -> dict:
         """What identifies it in a table."""
         t, v = self.trial, self.variation
         return {
             "dataset": t.dataset, "network": t.network, "width": t.width, "bits": t.bits or "float", "method": t.method,
-            "quantizers": t.quantizers, "trained_sigma": t.variation.total, "seed": t.seed, "law": v.law,
-            "sigma": round(v.total, 9), "sigma_within": v.within, "sigma_between": v.between,
+            "quantizers": t.quantizers, "trained_law": t.variation.law, "trained_sigma": round(t.variation.total, 9),
+            "trained_share": round(t.variation.between_share, 9), "seed": t.seed, "law": v.law, "cells": v.cells,
+            "sigma": round(v.total, 9), "share": round(v.between_share, 9), "sigma_within": v.within,
+            "sigma_between": v.between, "layers": "all" if v.layers is None else "+".join(v.layers),
+            "tuning": self.tuning.label if self.tuning else "none", "images_per_chip": self.images_per_chip or 0,
             "split": self.purpose,
         }  # fmt: skip
 

@@ -54,7 +54,22 @@ class Chip:
 
     def z_within(self, layer: str, shape: tuple[int, ...]) -> Tensor:
         """z_W of a layer, float32 on the CPU, one a cell."""
-        return torch.from_numpy(keyed_generator("z_W", self.seed, layer).standard_normal(shape, dtype=np.float32))
+        return self._normals("z_W", layer, shape=shape)
+
+    def z_reference(self, n: int) -> Tensor:
+        """z of the chip's first n reference cells; more cells keep the first ones."""
+        return self._normals("z_ref", shape=(n,))
+
+    def z_columns(self, layer: str, shape: tuple[int, ...]) -> Tensor:
+        """z of a layer's dummy columns, shape (m, cells of a column …); more columns keep the first ones."""
+        return self._normals("z_col", layer, shape=shape)
+
+    def z_reading(self) -> float:
+        """The unit normal of the error of reading the reference cells."""
+        return float(self._normals("z_read", shape=(1,)))
+
+    def _normals(self, *key: str, shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(keyed_generator(key[0], self.seed, *key[1:]).standard_normal(shape, dtype=np.float32))
 
 
 def proportional(w: Tensor, e: Tensor) -> Tensor:
@@ -75,20 +90,28 @@ def normal(z: Tensor, sigma: float) -> Tensor:
     return sigma * z
 
 
-# How a cell's unit normal becomes its deviation with standard deviation σ; independent of the law.
-CELLS: dict[str, Callable[[Tensor, float], Tensor]] = {"normal": normal}
+def lognormal(z: Tensor, sigma: float) -> Tensor:
+    """e_W = exp(s·z − s²/2) − 1 with s² = ln(1 + σ²): mean 0, standard deviation σ, never below −1.  [ours]"""
+    s = math.sqrt(math.log1p(sigma**2))
+    return torch.expm1(s * z - s**2 / 2)
+
+
+# How a cell's unit normal becomes its deviation with mean 0 and standard deviation σ; independent of the law.
+CELLS: dict[str, Callable[[Tensor, float], Tensor]] = {"normal": normal, "lognormal": lognormal}
 
 
 @dataclass(frozen=True)
 class Variation:
     """Standard deviations of the two components (no unit: relative to the weight, or to the layer's maximum).
 
+    layers: names of the layers that vary, None for all of them.
     Raises ValueError for a negative or non-finite σ, an unknown law or an unknown distribution of cells."""
 
     within: float = 0.0
     between: float = 0.0
     law: str = "proportional"
     cells: str = "normal"
+    layers: tuple[str, ...] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "within", real("σ_within", self.within, 0))
@@ -106,19 +129,36 @@ class Variation:
     def total(self) -> float:
         return math.hypot(self.within, self.between)
 
+    @property
+    def between_share(self) -> float:
+        """ρ = σ_B²/σ²; 0 without variation."""
+        return (self.between / self.total) ** 2 if self else 0.0
+
     def __bool__(self) -> bool:
         return self.total > 0
 
+    def shared(self, chip: Chip) -> float:
+        """e_B = σ_B·z_B, the part that all cells of a chip have in common."""
+        return self.between * chip.z_between() if self.between else 0.0
+
+    def own(self, z: Tensor) -> Tensor:
+        """e_W of cells with the unit normals z."""
+        return CELLS[self.cells](z, self.within) if self.within else torch.zeros_like(z)
+
     def deviation(self, chip: Chip, layer: str, like: Tensor) -> Tensor:
-        """e = σ_B·z_B + e_W of one layer on one chip, with the shape, device and type of `like`."""
-        e = torch.full(like.shape, self.between * chip.z_between() if self.between else 0.0)
+        """e = e_B + e_W of one layer on one chip, with the shape, device and type of `like`."""
+        e = torch.full(like.shape, self.shared(chip))
         if self.within:
-            e += CELLS[self.cells](chip.z_within(layer, tuple(like.shape)), self.within)
+            e += self.own(chip.z_within(layer, tuple(like.shape)))
         return e.to(like)
 
+    def varies(self, layer: str) -> bool:
+        """Whether the cells of a layer deviate at all."""
+        return bool(self) and (self.layers is None or layer in self.layers)
+
     def deviate(self, chip: Chip, layer: str, like: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """What the layer's first slot holds on this chip: q_w(w) ↦ w̃; None without variation."""
-        return partial(LAWS[self.law], e=self.deviation(chip, layer, like)) if self else None
+        """What the layer's first slot holds on this chip: q_w(w) ↦ w̃; None where nothing varies."""
+        return partial(LAWS[self.law], e=self.deviation(chip, layer, like)) if self.varies(layer) else None
 
     def config(self) -> dict:
         return asdict(self)

@@ -1,5 +1,7 @@
 """The analog layer, its slots, the conversion of any network, and what it reports."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,8 +99,11 @@ def test_correct_slot_comes_before_the_bias(batch):
     x = torch.randn(2, 5)
     seen = []
 
-    def tuner(layer, name, chip, variation):
-        return lambda y, inputs: seen.append((name, inputs)) or 2 * y
+    @contextmanager
+    def tuner(net, chip, variation):
+        for name, layer in crossbars(net):
+            layer.correct = lambda y, inputs, name=name: seen.append((name, inputs)) or 2 * y
+        yield
 
     with programmed(net, Chip(0), Variation(), tuner):
         tuned = net(x)

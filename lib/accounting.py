@@ -1,0 +1,140 @@
+"""What self-tuning costs, and how much error it leaves: the formulas, and a simulation to hold them against.
+
+With v = Var(ê − e_B) (`estimator.variance`), y = Σ w·x, S = Σ x, over the cells of one output  [ours]:
+
+    proportional, 1 + e_B ≥ floor    variance  [σ_W²·Σ w²x² + v·y²] / (1 + e_B)²       first order in ê − e_B
+                  1 + e_B < floor    variance  σ_W²·Σ w²x² / floor²,   bias ((1 + e_B)/floor − 1)·y
+    layer-fixed                      variance  max|w|²·[σ_W²·‖x‖² + v·S²]
+
+For n cells the two terms meet at n = y²/Σw²x² (proportional) and n = S²/‖x‖² = K_eff (layer-fixed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .analog import Crossbar, crossbars
+from .controls import traffic
+from .selftuning import CORRECTIONS, Estimator, Gain, Oracle, ReferenceColumns, SelfTuning, effective_cells, input_power, one_column, peak
+from .variation import Chip, Variation
+
+
+@dataclass(frozen=True)
+class Cost:
+    """cells: extra analog cells a chip, and as a share of the network's.  chip_images: images or probe inputs that
+    every chip is run on before use.  operations: extra digital operations an inference, and as a share of its
+    products.  Constants that fold into batch norm, bias or the next activation step cost none."""
+
+    cells: int
+    cell_share: float
+    chip_images: int
+    operations: int
+    operation_share: float
+
+
+def cost(tuning, net: nn.Module, batch: Tensor, law: str) -> Cost:
+    """What a self-tuning or a control takes on inputs like `batch` (B, C, H, W)."""
+    tuner = isinstance(tuning, SelfTuning)
+    layers, seen = dict(crossbars(net)), traffic(net, batch)
+    operations = sum(_operations(tuning.estimator, law, layers[name], x[0], y[0]) for name, (x, y) in seen.items()) if tuner else 0
+    products = sum(y[0].numel() * layers[name].weight[0].numel() for name, (_, y) in seen.items())
+    cells = tuning.estimator.cells(net) if tuner else tuning.cells(net)
+    whole = sum(layer.weight.numel() for layer in layers.values())
+    images = 0 if tuner else tuning.chip_images
+    return Cost(cells, cells / whole, images, operations, operations / products)
+
+
+def _operations(estimator: Estimator, law: str, layer: Crossbar, x: Tensor, y: Tensor) -> int:
+    """Additions and multiplications of one layer for one image."""
+    sums = y.numel() // layer.weight.shape[0] * len(one_column(layer))  # (position, group) pairs
+    box = x.numel() + sums * layer.weight[0, 0].numel()  # S: sum the channels, then slide a box over the positions
+    if law == "proportional":  # a gain a chip folds away; columns divide at every position
+        return box + sums * (estimator.readings + 1) + y.numel() if estimator.readings else 0
+    return (sums * estimator.readings if estimator.readings else box + sums) + y.numel()
+
+
+def predicted_error(
+    layer: Crossbar, x: Tensor, estimator: Estimator, within: float, law: str, e_between: float = 0.0, floor: float = Gain.floor
+) -> tuple[Tensor, Tensor]:
+    """(variance, bias) of every output of a corrected layer at fixed e_B and input x, by the formulas above."""
+    w = layer.quantize_weight(layer.weight).detach()
+    y = layer.op(x, w)
+    if law == "layer-fixed":
+        variance = peak(layer) ** 2 * (within**2 * input_power(layer, x) + estimator.charge_variance(layer, x, within))
+        return _per_output(variance, y), torch.zeros_like(y)
+    own = within**2 * layer.op(x.square(), w.square())
+    if 1 + e_between < floor:
+        return own / floor**2, ((1 + e_between) / floor - 1) * y
+    v = estimator.variance(layer, x, within)
+    v = v if isinstance(v, float) else _per_output(v, y)
+    return (own + v * y.square()) / (1 + e_between) ** 2, torch.zeros_like(y)
+
+
+def _per_output(value: Tensor, y: Tensor) -> Tensor:
+    channel = -3 if y.dim() > 2 else -1
+    return value.repeat_interleave(y.shape[channel] // value.shape[channel], channel)
+
+
+@dataclass(frozen=True)
+class _FixedShared(Variation):
+    """A variation whose every chip has the same e_B."""
+
+    e_between: float = 0.0
+
+    def shared(self, chip: Chip) -> float:
+        return self.e_between
+
+
+def simulated_error(
+    layer: Crossbar, x: Tensor, estimator: Estimator, within: float, law: str, e_between: float = 0.0,
+    floor: float = Gain.floor, chips: Sequence[int] = range(200),
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(variance, bias) of the same over simulated chips that all have this e_B."""
+    variation = _FixedShared(within, abs(e_between), law, e_between=e_between)
+    correction = Gain(floor) if law == "proportional" else CORRECTIONS[law]()
+    w = layer.quantize_weight(layer.weight).detach()
+    total, square, nominal = 0.0, 0.0, layer.op(x, w)
+    for chip in (Chip.of("test", i) for i in chips):
+        deviated = layer.op(x, variation.deviate(chip, "layer", w)(w))
+        error = correction.slot(estimator, layer, "layer", chip, variation)(deviated, x) - nominal
+        total, square = total + error, square + error.square()
+    n = len(chips)
+    return (square - total.square() / n) / (n - 1), total / n
+
+
+def knee(layer: Crossbar, x: Tensor, law: str) -> Tensor:
+    """The n at which the error of n reference cells equals the layer's own: y²/Σw²x², or K_eff."""
+    if law == "layer-fixed":
+        return effective_cells(layer, x)
+    w = layer.quantize_weight(layer.weight).detach()
+    return layer.op(x, w).square() / layer.op(x.square(), w.square()).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def floored_chips(estimator: Estimator, variation: Variation, chips: Sequence[int], floor: float = Gain.floor) -> list[int]:
+    """The chips whose gain 1 + ê lies below the floor."""
+    return [i for i in chips if 1 + estimator.estimate(Chip.of("test", i), variation) < floor]
+
+
+def column_positions(
+    net: nn.Module, batch: Tensor, columns: ReferenceColumns, variation: Variation, chip: Chip, floor: float = Gain.floor
+) -> list[dict]:
+    """For every layer on a chip tuned by columns: positions (images × groups × places), how many were left
+    uncorrected because S ≈ 0, and how many met the floor."""
+    rows = []
+    seen = traffic(net, batch)
+    for name, layer in crossbars(net):
+        x, _ = seen[name]
+        reads = columns.reads(layer, x)
+        low = (1 + columns.deviation(layer, name, chip, variation)(x) < floor).sum()
+        rows.append({"layer": name, "positions": reads.numel(), "uncorrected": int((~reads).sum()), "floored": int(low)})
+    return rows
+
+
+def e_between(variation: Variation, chips: Sequence[int]) -> np.ndarray:
+    """e_B of test chips, (n,)."""
+    return np.array([Oracle().estimate(Chip.of("test", i), variation) for i in chips])

@@ -1,0 +1,256 @@
+"""Self-tuning: a chip estimates its own shared deviation e_B and corrects its activations.  estimator × correction.
+
+    proportional   y ← ỹ / max(1 + ê, floor)        one gain a chip: folds into batch norm or the next activation step
+    layer-fixed    y ← ỹ − max|q_w|·ê·S             S = Σ q_a(x) over the receptive field: another offset for each input
+
+Before bias, batch norm and the next quantizer.  [ours]; the abstract says only that activations are adjusted layer by
+layer during inference.  An estimator answers two questions about a layer's input x: ê, and its charge ê·S.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .analog import Correct, Crossbar, crossbars
+from .checks import integer, real
+from .variation import Chip, Variation
+
+Reading = Callable[[Tensor], Tensor]  # q_a(x) ↦ a number, or one a sample, group and position
+
+
+def one_column(layer: Crossbar) -> Tensor:
+    """Ones in the shape of one column: (1, K) of a linear layer, (groups, C/groups, kh, kw) of a convolution."""
+    return torch.ones_like(layer.weight[: getattr(layer, "groups", 1)])
+
+
+def described(value) -> dict:
+    """A frozen object as plain values: its type's name and its fields, objects among them likewise."""
+    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return {"type": type(value).__name__} | {k: described(v) if is_dataclass(v) else v for k, v in fields.items()}
+
+
+def column_sum(layer: Crossbar, x: Tensor) -> Tensor:
+    """S = Σ x over the receptive field, what a column of ones would carry: (…, 1) or (B, groups, H', W')."""
+    return layer.op(x, one_column(layer))
+
+
+def input_power(layer: Crossbar, x: Tensor) -> Tensor:
+    """‖x‖² over the receptive field, with the shape of `column_sum`."""
+    return layer.op(x.square(), one_column(layer))
+
+
+def effective_cells(layer: Crossbar, x: Tensor) -> Tensor:
+    """K_eff = S²/‖x‖²: so many reference cells tell as much of e_B as one column at this input; 0 where x = 0."""
+    power = input_power(layer, x)
+    return column_sum(layer, x).square() / power.clamp_min(torch.finfo(power.dtype).tiny)
+
+
+def peak(layer: Crossbar) -> Tensor:
+    """max|q_w| of a layer."""
+    return layer.quantize_weight(layer.weight).detach().abs().amax()
+
+
+def _over(value: Tensor, y: Tensor) -> Tensor:
+    """A value a group (B, groups, H', W') repeated over the group's outputs (B, C', H', W')."""
+    if value.dim() < 3 or value.shape[-3] == 1:
+        return value
+    return value.repeat_interleave(y.shape[-3] // value.shape[-3], -3)
+
+
+# -- estimators -----------------------------------------------------------------------------------------------
+
+
+class Estimator:
+    """One that reads the chip once.  A subclass gives `estimate(chip, variation) → ê`, and serves both corrections.
+
+    readings: analog readings that every inference takes at every position; 0 where the chip is read once."""
+
+    readings = 0
+
+    def deviation(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
+        e = torch.tensor(self.estimate(chip, variation))
+        return lambda x: e
+
+    def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
+        e = self.estimate(chip, variation)
+        return lambda x: e * column_sum(layer, x)
+
+    def charge_variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
+        """Var(ê·S) = Var(ê − e_B)·S²."""
+        return self.variance(layer, x, within) * column_sum(layer, x).square()
+
+    def cells(self, net: nn.Module) -> int:
+        """Extra cells on the chip."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Oracle(Estimator):
+    """ê = e_B: no device can do it.  It leaves the cells' own deviation, and is no upper bound of other methods."""
+
+    label = "oracle"
+
+    def estimate(self, chip: Chip, variation: Variation) -> float:
+        return variation.shared(chip)
+
+    def variance(self, layer: Crossbar, x: Tensor, within: float) -> float:
+        """Var(ê − e_B)."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class ReferenceCells(Estimator):
+    """ê = e_B + mean of the own deviations of n reference cells, read once a chip: Var(ê − e_B) = σ_W²/n.
+
+    read_noise: standard deviation of the error of that reading, in units of e.  step: its resolution, 0 for exact.
+    Raises ValueError for n < 1 or a negative noise or step."""
+
+    n: int
+    read_noise: float = 0.0
+    step: float = 0.0
+
+    def __post_init__(self):
+        integer("n (reference cells)", self.n, 1), real("read_noise", self.read_noise, 0), real("step", self.step, 0)
+
+    @property
+    def label(self) -> str:
+        noise = f", noise {self.read_noise:g}" if self.read_noise else ""
+        return f"{self.n} cell{'s' * (self.n > 1)}{noise}" + (f", step {self.step:g}" if self.step else "")
+
+    def estimate(self, chip: Chip, variation: Variation) -> float:
+        e = variation.shared(chip) + float(variation.own(chip.z_reference(self.n)).mean(dtype=torch.float64))
+        if self.read_noise:
+            e += self.read_noise * chip.z_reading()
+        return round(e / self.step) * self.step if self.step else e
+
+    def variance(self, layer: Crossbar, x: Tensor, within: float) -> float:
+        """Var(ê − e_B) = σ_W²/n + read_noise² + step²/12."""
+        return within**2 / self.n + self.read_noise**2 + self.step**2 / 12
+
+    def cells(self, net: nn.Module) -> int:
+        return self.n
+
+
+@dataclass(frozen=True)
+class ReferenceColumns(Estimator):
+    """m dummy columns of equal cells a layer and group, driven by the layer's inputs at every inference.
+
+    Their mean output over that of an ideal column is the reading:  ê = d/(w₀·S) − 1 = e_B + Σ x·e_W / S.
+    ê is 0 (no correction) where K_eff < 1: a column at such an input (blank, or signed and cancelling) tells less of
+    e_B than a single cell.  The charge ê·S needs no division.  Raises ValueError for m < 1."""
+
+    m: int
+
+    def __post_init__(self):
+        integer("m (reference columns)", self.m, 1)
+
+    @property
+    def label(self) -> str:
+        return f"{self.m} column{'s' * (self.m > 1)}"
+
+    def deviation(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
+        charge = self.charge(layer, name, chip, variation)
+        return lambda x: torch.where(self.reads(layer, x), charge(x) / column_sum(layer, x), 0.0)
+
+    def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
+        ones = one_column(layer)
+        own = variation.own(chip.z_columns(name, (self.m, *ones.shape))).mean(0).to(ones)
+        return lambda x: layer.op(x, variation.shared(chip) + own)
+
+    def variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
+        """Var(ê − e_B) = σ_W²/(m·K_eff): a column is worth K_eff cells."""
+        return within**2 / (self.m * effective_cells(layer, x))
+
+    def charge_variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
+        """Var(ê·S) = σ_W²·‖x‖²/m, at S = 0 too."""
+        return within**2 * input_power(layer, x) / self.m
+
+    @property
+    def readings(self) -> int:
+        return self.m
+
+    @staticmethod
+    def reads(layer: Crossbar, x: Tensor) -> Tensor:
+        """Where the columns' reading is used."""
+        return effective_cells(layer, x) >= 1
+
+    def cells(self, net: nn.Module) -> int:
+        return sum(self.m * one_column(layer).numel() for _, layer in crossbars(net))
+
+
+# -- corrections ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Gain:
+    """y ← ỹ / max(1 + ê, floor).  The floor keeps a chip (or a position) of tiny or negative gain finite."""
+
+    floor: float = 0.25
+    law = "proportional"
+
+    def __post_init__(self):
+        real("floor", self.floor, 1e-6, 1)
+
+    def slot(self, estimator: Estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
+        read = estimator.deviation(layer, name, chip, variation)
+        return lambda y, x: y / _over((1 + read(x)).clamp_min(self.floor), y).to(y.dtype)
+
+
+@dataclass(frozen=True)
+class Offset:
+    """y ← ỹ − max|q_w|·ê·S, with S summed over each group's own inputs."""
+
+    law = "layer-fixed"
+
+    def slot(self, estimator: Estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
+        read, top = estimator.charge(layer, name, chip, variation), peak(layer)
+        return lambda y, x: y - _over(top * read(x), y)
+
+
+CORRECTIONS = {correction.law: correction for correction in (Gain, Offset)}
+
+
+def refuse_other_law(correction, variation: Variation) -> None:
+    """ValueError where a correction meets a law that it was not made for."""
+    if correction.law != variation.law:
+        right = CORRECTIONS[variation.law].__name__
+        raise ValueError(
+            f"{type(correction).__name__} corrects the {correction.law} law, this variation is {variation.law}; use {right}()"
+        )
+
+
+@dataclass(frozen=True)
+class SelfTuning:
+    """A tuner for `evaluate` and `programmed`: fills the second slot of every layer.
+
+    correction: None for that of the variation's law.  Raises ValueError for the correction of another law."""
+
+    estimator: Estimator
+    correction: Gain | Offset | None = None
+
+    @property
+    def label(self) -> str:
+        floor = getattr(self.correction, "floor", Gain.floor)
+        return self.estimator.label + (f", floor {floor:g}" if floor != Gain.floor else "")
+
+    @contextmanager
+    def __call__(self, net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
+        correction = self.correction or CORRECTIONS[variation.law]()
+        refuse_other_law(correction, variation)
+        for name, layer in crossbars(net):
+            if variation.varies(name):
+                layer.correct = correction.slot(self.estimator, layer, name, chip, variation)
+        yield net
+
+    def bind(self, net: nn.Module, train) -> SelfTuning:
+        """Itself: it needs no images."""
+        return self
+
+    def config(self) -> dict:
+        return described(self)

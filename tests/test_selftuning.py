@@ -1,0 +1,288 @@
+"""Self-tuning: exact where it must be, and as noisy as the formulas say."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from lib import Chip, Variation, evaluate, programmed, to_analog
+from lib.accounting import column_positions, cost, floored_chips, knee, predicted_error, simulated_error
+from lib.analog import crossbars
+from lib.controls import traffic
+from lib.selftuning import Gain, Offset, Oracle, ReferenceCells, ReferenceColumns, SelfTuning, column_sum, effective_cells
+from lib.variation import LAWS
+
+LAYERS = {
+    "linear": lambda: nn.Linear(12, 7),
+    "conv": lambda: nn.Conv2d(4, 6, 3),
+    "stride": lambda: nn.Conv2d(4, 6, 3, stride=2),
+    "padding": lambda: nn.Conv2d(4, 6, 3, padding=1),
+    "reflect": lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"),
+    "dilation": lambda: nn.Conv2d(4, 6, 3, dilation=2),
+    "groups": lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1),
+    "depthwise": lambda: nn.Conv2d(4, 8, 3, groups=4, bias=False),
+}
+SHARED = {law: Variation(between=0.3, law=law) for law in LAWS}
+
+
+def layer_and_input(kind, signed):
+    torch.manual_seed(len(kind))
+    module = LAYERS[kind]()
+    x = torch.randn(5, 12) if kind == "linear" else torch.randn(5, 4, 9, 9)
+    x = x if signed else x.abs()
+    return to_analog(module, "A4W4", x), x
+
+
+def above_floor(variation, n):
+    return [c for c in map(Chip, range(40)) if 1 + variation.shared(c) > 0.3][:n]
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_without_cell_noise_the_oracle_gives_the_nominal_output(kind, signed, law):
+    net, x = layer_and_input(kind, signed)
+    nominal, variation = net(x), SHARED[law]
+    for chip in above_floor(variation, 3):
+        with programmed(net, chip, variation):
+            assert not torch.allclose(net(x), nominal, atol=1e-3)
+        for estimator in (Oracle(), ReferenceCells(1)):  # one cell without own deviation is an oracle
+            with programmed(net, chip, variation, SelfTuning(estimator)):
+                torch.testing.assert_close(net(x), nominal, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_columns_without_cell_noise_too_where_they_read(kind, law):
+    net, x = layer_and_input(kind, signed=True)
+    nominal, variation = net(x), SHARED[law]
+    chip = above_floor(variation, 1)[0]
+    with programmed(net, chip, variation, SelfTuning(ReferenceColumns(2))):
+        tuned = net(x)
+    if law == "proportional":
+        ((inputs, y),) = traffic(net, x).values()
+        reads = ReferenceColumns.reads(net, inputs)
+        assert 0.1 < reads.float().mean() < 1
+        same = reads.repeat_interleave(y.shape[1] // reads.shape[1], 1)
+        torch.testing.assert_close(tuned[same], nominal[same], atol=1e-4, rtol=1e-3)
+        gain = 1 + variation.shared(chip)
+        bias = 0 if net.bias is None else net.bias.view(net.bias_shape)
+        torch.testing.assert_close((tuned - bias)[~same], gain * (nominal - bias)[~same], atol=1e-4, rtol=1e-3)
+    else:
+        torch.testing.assert_close(tuned, nominal, atol=1e-4, rtol=1e-4)
+
+
+def test_a_whole_network_is_restored():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    x = torch.randn(6, 1, 8, 8)
+    net(x)
+    net = to_analog(net.eval(), "A4W2", x).double()
+    x = x.double()
+    for variation in SHARED.values():
+        with programmed(net, above_floor(variation, 1)[0], variation, SelfTuning(Oracle())):
+            torch.testing.assert_close(net(x), to_plain(net, x), atol=1e-6, rtol=1e-6)
+
+
+def to_plain(net, x):
+    with programmed(net, Chip(0), Variation()):
+        return net(x)
+
+
+@pytest.mark.parametrize("cells", ["normal", "lognormal"])
+@pytest.mark.parametrize("n", [1, 16])
+def test_variance_of_the_reference_cells(n, cells):
+    variation = Variation(0.3, 0.2, cells=cells)
+    errors = np.array([ReferenceCells(n).estimate(c, variation) - variation.shared(c) for c in map(Chip, range(2000))])
+    assert abs(errors.mean()) < 4 * 0.3 / math.sqrt(n * 2000)
+    spread = 4 * math.sqrt(2 / 2000) if cells == "normal" else 0.25
+    assert errors.var() == pytest.approx(0.3**2 / n, rel=spread)
+
+
+def test_reading_noise_and_resolution():
+    variation = Variation(0.3, 0.2)
+    noisy = np.array([ReferenceCells(4, read_noise=0.1).estimate(c, variation) - ReferenceCells(4).estimate(c, variation) for c in map(Chip, range(1000))])
+    assert noisy.std() == pytest.approx(0.1, rel=0.1) and abs(noisy.mean()) < 0.02
+    exact, coarse = (ReferenceCells(4, step=s).estimate(Chip(1), variation) for s in (0.0, 0.25))
+    assert coarse in (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75) and abs(coarse - exact) <= 0.125
+
+
+def test_more_cells_keep_the_first_ones():
+    chip = Chip(3)
+    assert torch.equal(chip.z_reference(64)[:5], chip.z_reference(5))
+    assert torch.equal(chip.z_columns("a", (4, 1, 6))[:2], chip.z_columns("a", (2, 1, 6)))
+    assert not torch.equal(chip.z_columns("a", (2, 1, 6)), chip.z_columns("b", (2, 1, 6)))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("estimator", [Oracle(), ReferenceCells(8), ReferenceColumns(1), ReferenceColumns(3)], ids=lambda e: e.label)
+@pytest.mark.parametrize("kind", ["linear", "groups"])
+def test_error_formulas_at_fixed_shared_deviation(kind, estimator, law):
+    net, x = layer_and_input(kind, signed=False)
+    ((x, _),) = traffic(net, x[:2]).values()
+    chips, within = range(400), 0.05  # small: the proportional formula is first-order
+    variance, bias = predicted_error(net, x, estimator, within, law, 0.2)
+    found, shift = simulated_error(net, x, estimator, within, law, 0.2, chips=chips)
+    ratio = (found / variance).flatten()
+    assert float(ratio.mean()) == pytest.approx(1, rel=0.08), law  # over all outputs
+    low, high = (stats.chi2.ppf(p, 399) / 399 for p in (1e-6, 1 - 1e-6))
+    assert float(ratio.min()) > 0.9 * low and float(ratio.max()) < 1.1 * high
+    assert ((shift - bias).abs() < 5.5 * (variance / 400).sqrt() + 0.05 * within * x.abs().max()).all()
+
+
+def test_the_floored_case_has_its_own_formula():
+    net, x = layer_and_input("linear", signed=False)
+    ((x, _),) = traffic(net, x[:2]).values()
+    e, floor = -0.9, 0.25
+    variance, bias = predicted_error(net, x, ReferenceCells(256), 0.05, "proportional", e, floor)
+    found, shift = simulated_error(net, x, ReferenceCells(256), 0.05, "proportional", e, floor, range(400))
+    assert float((found / variance).mean()) == pytest.approx(1, rel=0.08)
+    w = net.quantize_weight(net.weight).detach()
+    torch.testing.assert_close(bias, (0.1 / 0.25 - 1) * net.op(x, w))
+    assert ((shift - bias).abs() < 5.5 * (variance / 400).sqrt()).all()
+
+
+def test_columns_never_beat_cells_at_equal_cells():
+    for kind in ("linear", "padding", "groups"):
+        for signed in (False, True):
+            net, x = layer_and_input(kind, signed)
+            ((x, _),) = traffic(net, x).values()
+            fan_in = net.weight[0].numel()
+            for m in (1, 3):
+                cells, columns = (
+                    predicted_error(net, x, e, 0.2, "layer-fixed")[0] for e in (ReferenceCells(m * fan_in), ReferenceColumns(m))
+                )
+                assert (columns >= cells * (1 - 1e-5)).all() and (columns > cells * 1.01).any()
+
+
+def test_the_stated_equalities():
+    net, x = layer_and_input("linear", signed=False)
+    ((x, _),) = traffic(net, x).values()
+    within, top = 0.2, net.quantize_weight(net.weight).abs().max()
+    for m in (1, 4):  # max²·σ_W²·‖x‖²·(1 + 1/m)
+        variance, _ = predicted_error(net, x, ReferenceColumns(m), within, "layer-fixed")
+        stated = top**2 * within**2 * x.square().sum(1, keepdim=True) * (1 + 1 / m)
+        torch.testing.assert_close(variance, stated.expand_as(variance), rtol=1e-4, atol=0)
+    k = knee(net, x, "layer-fixed")
+    torch.testing.assert_close(k, x.sum(1, keepdim=True) ** 2 / x.square().sum(1, keepdim=True))
+    n = round(float(k[0]))  # at n = K_eff, cells double the layer's own error
+    doubled = predicted_error(net, x[:1], ReferenceCells(n), within, "layer-fixed")[0] / predicted_error(net, x[:1], Oracle(), within, "layer-fixed")[0]
+    assert float(doubled.mean()) == pytest.approx(2, rel=0.1)
+
+
+def test_the_floor_never_lets_an_infinity_through():
+    net, x = layer_and_input("conv", signed=True)
+    variation = Variation(0.5, 1.0)
+    estimator = ReferenceCells(1)
+    chips = range(200)
+    low = floored_chips(estimator, variation, chips)
+    assert 10 < len(low) < 100 and all(1 + estimator.estimate(Chip.of("test", i), variation) < 0.25 for i in low)
+    for tuning in (SelfTuning(estimator), SelfTuning(ReferenceColumns(1)), SelfTuning(Oracle(), Gain(1e-6))):
+        for i in chips[:40]:
+            with programmed(net, Chip.of("test", i), variation, tuning):
+                assert torch.isfinite(net(x)).all()
+
+
+def test_blank_inputs_are_left_uncorrected_and_counted():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, 3, 3, bias=False)
+    x = torch.zeros(2, 1, 8, 8)
+    x[:, :, :, 5:] = torch.rand(2, 1, 8, 3) + 0.5  # left: blank
+    net, variation, chip, columns = to_analog(conv, "A4W4", x), Variation(0.2, 0.3), Chip.of("test", 1), ReferenceColumns(2)
+    with programmed(net, chip, variation):
+        untuned = net(x)
+    with programmed(net, chip, variation, SelfTuning(columns)):
+        tuned = net(x)
+    assert torch.equal(tuned[..., :3], untuned[..., :3]) and not torch.equal(tuned[..., 3:], untuned[..., 3:])
+    (row,) = column_positions(net, x, columns, variation, chip)
+    assert row["positions"] == 2 * 6 * 6 and row["uncorrected"] == 2 * 6 * 3 and row["floored"] == 0
+    assert 0 < ReferenceColumns.reads(net, torch.randn(4, 1, 8, 8)).float().mean() < 1  # signed inputs that cancel
+
+
+def test_everything_is_paired():
+    """Tuned and untuned, every σ and both laws stand on the same unit normals."""
+    net, x = layer_and_input("linear", signed=True)
+    chip, seen = Chip.of("test", 3), []
+    for law in LAWS:
+        for within, between in ((0.1, 0.0), (0.4, 0.0), (0.4, 0.3)):
+            for tuner in (None, SelfTuning(Oracle()), SelfTuning(ReferenceCells(8)), SelfTuning(ReferenceColumns(2))):
+                variation = Variation(within, between, law)
+                with programmed(net, chip, variation, tuner):
+                    e = net.deviate.keywords["e"]
+                    assert (net.correct is None) == (tuner is None)
+                seen.append((e - variation.shared(chip)) / within)
+    for z in seen:
+        torch.testing.assert_close(z, chip.z_within("", tuple(net.weight.shape)), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_do_not_vary_are_not_corrected():
+    net = to_analog(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), "A4W4", torch.randn(8, 4))
+    with programmed(net, Chip(0), Variation(0.1, 0.3, layers=("1",)), SelfTuning(Oracle())):
+        assert net[0].deviate is None and net[0].correct is None and net[1].deviate and net[1].correct
+
+
+def test_the_wrong_law_is_refused_with_the_right_one():
+    net = to_analog(nn.Linear(4, 3), "A4W4", torch.randn(8, 4))
+    with pytest.raises(ValueError, match=r"Gain corrects the proportional law, this variation is layer-fixed; use Offset\(\)"):
+        with programmed(net, Chip(0), Variation(0.1, 0.1, "layer-fixed"), SelfTuning(Oracle(), Gain())):
+            pass
+    with pytest.raises(ValueError, match=r"Offset corrects the layer-fixed law, this variation is proportional; use Gain\(\)"):
+        with programmed(net, Chip(0), Variation(0.1, 0.1), SelfTuning(Oracle(), Offset())):
+            pass
+    assert net.deviate is None and net.correct is None
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: ReferenceCells(0), "reference cells.* ≥ 1, got 0"),
+        (lambda: ReferenceCells(2.5), "integer.*got 2.5"),
+        (lambda: ReferenceCells(4, read_noise=-0.1), "read_noise.* ≥ 0, got -0.1"),
+        (lambda: ReferenceCells(4, step=float("nan")), "step.*got nan"),
+        (lambda: ReferenceColumns(0), "reference columns.* ≥ 1, got 0"),
+        (lambda: Gain(-0.25), "floor.*got -0.25"),
+        (lambda: Gain(0), "floor.*got 0"),
+    ],
+)
+def test_refusals(make, line):
+    with pytest.raises(ValueError, match=line):
+        make()
+
+
+def test_a_new_estimator_is_one_small_object(images):
+    class Pessimist(Oracle):
+        label = "half the truth"
+
+        def estimate(self, chip, variation):
+            return 0.5 * variation.shared(chip)
+
+    torch.manual_seed(0)
+    net = to_analog(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)), "A4W4", images.normalized())
+    for law in LAWS:
+        counts = evaluate(net, images, Variation(0.1, 0.5, law), 3, tuning=SelfTuning(Pessimist()))
+        assert len(counts.accuracy) == 3
+
+
+def test_what_it_costs():
+    net = to_analog(nn.Sequential(nn.Conv2d(2, 6, 3, groups=2, bias=False), nn.Flatten(), nn.Linear(6 * 16, 5)), "A4W4", torch.randn(4, 2, 6, 6))
+    batch, whole = torch.randn(3, 2, 6, 6), 6 * 9 + 6 * 16 * 5
+    cells = cost(SelfTuning(ReferenceCells(27)), net, batch, "proportional")
+    assert (cells.cells, cells.operations, cells.chip_images) == (27, 0, 0) and cells.cell_share == 27 / whole
+    columns = cost(SelfTuning(ReferenceColumns(2)), net, batch, "layer-fixed")
+    assert columns.cells == 2 * (2 * 9 + 96)
+    assert columns.operations == 2 * (2 * 16) + 6 * 16 + 2 * 1 + 5  # m readings a position and group, one subtraction an output
+    offset = cost(SelfTuning(ReferenceCells(27)), net, batch, "layer-fixed")
+    assert offset.operations == (2 * 36 + 2 * 16 * 9 + 2 * 16) + 6 * 16 + (96 + 1 + 1) + 5
+    assert offset.operation_share == pytest.approx(offset.operations / (6 * 16 * 9 + 96 * 5))
+
+
+def test_tuning_by_effective_cells_is_at_most_the_fan_in():
+    net, x = layer_and_input("padding", signed=True)
+    ((x, _),) = traffic(net, x).values()
+    k = effective_cells(net, x)
+    assert (k >= 0).all() and (k <= 36.001).all()
+    torch.testing.assert_close(column_sum(net, torch.ones_like(x))[0, 0, 4, 4], torch.tensor(36.0))
+    assert len(dict(crossbars(net))) == 1
