@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .analog import Crossbar, crossbars
 from .controls import traffic
-from .selftuning import CORRECTIONS, Estimator, Gain, Oracle, ReferenceColumns, SelfTuning, effective_cells, input_power, one_column, peak
+from .selftuning import CORRECTIONS, Estimator, Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning, input_power, one_column, peak
 from .variation import Chip, Variation
 
 
@@ -81,13 +81,18 @@ def _per_output(value: Tensor, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _FixedShared(Variation):
+class SharedGain(Variation):
     """A variation whose every chip has the same e_B."""
 
-    e_between: float = 0.0
+    fixed: float = 0.0
 
     def shared(self, chip: Chip) -> float:
-        return self.e_between
+        return self.fixed
+
+
+def shared_gain(e_between: float, within: float = 0.0, law: str = "proportional") -> SharedGain:
+    """σ_W as given, and e_B = e_between on every chip."""
+    return SharedGain(within, abs(e_between), law, fixed=e_between)
 
 
 def simulated_error(
@@ -95,7 +100,7 @@ def simulated_error(
     floor: float = Gain.floor, chips: Sequence[int] = range(200),
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(variance, bias) of the same over simulated chips that all have this e_B."""
-    variation = _FixedShared(within, abs(e_between), law, e_between=e_between)
+    variation = shared_gain(e_between, within, law)
     correction = Gain(floor) if law == "proportional" else CORRECTIONS[law]()
     w = layer.quantize_weight(layer.weight).detach()
     total, square, nominal = 0.0, 0.0, layer.op(x, w)
@@ -107,12 +112,11 @@ def simulated_error(
     return (square - total.square() / n) / (n - 1), total / n
 
 
-def knee(layer: Crossbar, x: Tensor, law: str) -> Tensor:
-    """The n at which the error of n reference cells equals the layer's own: y²/Σw²x², or K_eff."""
-    if law == "layer-fixed":
-        return effective_cells(layer, x)
-    w = layer.quantize_weight(layer.weight).detach()
-    return layer.op(x, w).square() / layer.op(x.square(), w.square()).clamp_min(torch.finfo(x.dtype).tiny)
+def knee(layer: Crossbar, x: Tensor, law: str) -> float:
+    """The n at which the error of n reference cells equals the layer's own, on average over inputs and outputs:
+    mean(y²)/mean(Σw²x²), or mean(S²)/mean(‖x‖²)."""
+    own, with_one = (predicted_error(layer, x, estimator, 1.0, law)[0].mean() for estimator in (Oracle(), ReferenceCells(1)))
+    return float(with_one / own - 1)
 
 
 def floored_chips(estimator: Estimator, variation: Variation, chips: Sequence[int], floor: float = Gain.floor) -> list[int]:

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from . import engine
 from .data import ROOT, load
+from .networks import NAMES
 from .profiles import Profile
 from .statistics import Claim
 
@@ -35,8 +36,15 @@ STYLE = {
     "QAVAT": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
     "QAT": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
     "PTQ-VAT": {"color": "#009E73", "marker": "^", "linestyle": "-."},
+    "QAVAT mixed": {"color": "#CC79A7", "marker": "D", "linestyle": ":"},
     "float-VAT": {"color": "#767676", "marker": "d", "linestyle": ":"},
     "float": {"color": "#000000", "marker": "x", "linestyle": ":"},
+}
+TUNING_STYLE = {
+    "none": {"color": "#767676", "marker": "x", "linestyle": ":"},
+    "tuned": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "oracle": {"color": "#E69F00", "marker": "^", "linestyle": "--"},
+    "columns": {"color": "#009E73", "marker": "s", "linestyle": "-."},
 }
 BITS_STYLE = [
     {"color": "#0072B2", "marker": "o", "linestyle": "-"},
@@ -60,6 +68,45 @@ def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2, **o
     """(figure, axes array of shape (rows, columns)), unknown to pyplot: a notebook shows it when published, not before."""
     fig = Figure(figsize=(width * columns, height * rows))
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
+
+
+def case_panels(table: pd.DataFrame, width: float = 4.6, height: float = 3.1, columns: str = "law", **options):
+    """(figure, axes, [(ax, network, case, rows)]): a row of panels a network, a column a law (or another column)."""
+    rows, cases = list(table.network.unique()), list(table[columns].unique())
+    fig, axes = panels(len(rows), len(cases), width, height, **options)
+    parts = []
+    for i, network in enumerate(rows):
+        for j, case in enumerate(cases):
+            axes[i, j].set_title(f"{NAMES[network]}, {case}")
+            parts.append((axes[i, j], network, case, table[(table.network == network) & (table[columns] == case)]))
+    return fig, axes, parts
+
+
+def bars(ax, rows: pd.DataFrame, category: str, group: str, value: str, styles: dict | None = None) -> None:
+    """Bars of `value` with its interval (columns value_low, value_high): side by side by `group`, colour and hatch."""
+    names, groups = list(rows[category].unique()), list(rows[group].unique())
+    styles, width = styles or STYLE, 0.8 / len(groups)
+    for k, name in enumerate(groups):
+        part = rows[rows[group] == name].set_index(category).reindex(names)
+        x = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * width
+        spread = [(part[value] - part[f"{value}_low"]).clip(lower=0), (part[f"{value}_high"] - part[value]).clip(lower=0)]
+        look = {"color": styles[name]["color"], "hatch": ("", "///", "...")[k % 3], "edgecolor": "white"}
+        ax.bar(x, part[value], width, yerr=np.nan_to_num(spread), label=name, error_kw={"lw": 1, "capsize": 2}, **look)
+    ax.axhline(0, color="k", lw=0.8)
+    ax.set_xticks(range(len(names)), names)
+
+
+def told(table: pd.DataFrame, panel: Sequence[str], line: str | Sequence[str], value: str) -> str:
+    """Alt text of lines or bars: panel by panel, where each line starts and ends, or what each bar shows."""
+    parts = []
+    for case, rows in table.groupby(list(panel), sort=False):
+        ends = []
+        for name, values in rows.groupby(line, sort=False)[value]:
+            name = " ".join(map(str, name)) if isinstance(name, tuple) else name
+            shown = [f"{v:.0f}" if abs(v) >= 2 else f"{v:.2g}" for v in (values.iloc[0], values.iloc[-1])]
+            ends.append(f"{name} {shown[0]}" if len(values) == 1 else f"{name} from {shown[0]} to {shown[1]}")
+        parts.append(f"{', '.join(NAMES.get(str(c), str(c)) for c in case)}: {', '.join(ends)}")
+    return ". ".join(parts) + "."
 
 
 def band(ax, x, y, low, high, label: str | None = None, **style) -> None:

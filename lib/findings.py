@@ -22,7 +22,6 @@ from .statistics import (
     quantile,
 )
 from .trials import QUANTIZED
-from .variation import LAWS
 
 ALTERNATIVES = ("QAT", "PTQ-VAT")  # what QAVAT is held against, each on its own
 YIELD_MARGIN = 5.0  # points below float accuracy that a good chip may lose
@@ -162,14 +161,40 @@ def bits_claims(table, profile: Profile) -> list[Claim]:
     ]
 
 
+def patterns(table, setting: Setting):
+    """Rows of notebook 02 at the σ of the mixed patterns, normal cells: law × (ρ = 0, ρ = 0.5), named in `pattern`."""
+    rows = table[(table.cells == "normal") & np.isclose(table.sigma, table.law.map(setting.sigma))]
+    return rows.assign(pattern=rows.law + np.where(rows.sigma_between > 0, ", ρ = 0.5", ", ρ = 0"))
+
+
 def chips_claims(table, profile: Profile) -> list[Claim]:
     """Notebook 02: half of the variance moved between chips costs accuracy, both laws."""
     setting, claims = profile.settings[0], []
-    for law in LAWS:
-        rows = table[(table.law == law) & (table.sigma > 0)]
+    for law, sigma in setting.sigma.items():
+        rows = patterns(table[table.law == law], setting)
         within, mixed = (r.sort_values("chip").accuracy.to_numpy() for r in (rows[rows.sigma_between == 0], rows[rows.sigma_between > 0]))
-        point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, {law}, σ {rows.sigma.iloc[0]:g}, same chips"
+        point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, {law}, σ {sigma:g}, same chips"
         claims.append(Claim("a between share of 0.5 costs accuracy against 0 (points)", point, paired_difference(within, mixed)))
+    return claims
+
+
+def cells_table(table):
+    """cells, sigma, mean with bootstrap interval, worst chip: within-chip proportional variation, by distribution."""
+    rows = []
+    for (cells, sigma), group in table[(table.law == "proportional") & (table.sigma > 0) & (table.sigma_between == 0)].groupby(["cells", "sigma"]):
+        row = {"cells": cells, "sigma": sigma} | _columns("mean", bootstrap_mean(group.accuracy))
+        rows.append(row | {"worst": group.accuracy.min(), "n_chips": len(group)})
+    return pd.DataFrame(rows)
+
+
+def cells_claims(table, profile: Profile) -> list[Claim]:
+    """Notebook 02: at equal σ, does the shape of the distribution matter?"""
+    setting, claims = profile.settings[0], []
+    for sigma in (0.3, 0.5):
+        rows = table[(table.law == "proportional") & np.isclose(table.sigma, sigma) & (table.sigma_between == 0)].sort_values("chip")
+        by = {cells: group.accuracy.to_numpy() for cells, group in rows.groupby("cells")}
+        point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, proportional σ {sigma:g}, same chips"
+        claims.append(Claim("lognormal cells cost less than normal ones (points)", point, paired_difference(by["lognormal"], by["normal"])))
     return claims
 
 

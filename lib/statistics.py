@@ -66,6 +66,19 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
     return mean(x - y)
 
 
+def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Estimate:
+    """Mean of a minus mean of b, of different chips, Welch's t interval; NaN where one side has fewer than 2 values."""
+    n = min(len(a), len(b))
+    if n < 2:
+        return Estimate(math.nan, math.nan, math.nan, n)
+    x, y = _values(a), _values(b)
+    d = float(x.mean() - y.mean())
+    from scipy.stats import ttest_ind
+
+    interval = ttest_ind(x, y, equal_var=False).confidence_interval(LEVEL)
+    return Estimate(d, float(interval.low), float(interval.high), n)
+
+
 def recovery(tuned: Sequence[float], untuned: Sequence[float], oracle: Sequence[float], resamples: int = 9999, seed: int = 0) -> Estimate:
     """mean(tuned − untuned)/mean(oracle − untuned) over the same chips, and its paired BCa bootstrap interval.
 

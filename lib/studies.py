@@ -63,11 +63,7 @@ def chips(profile: Profile, seed: int = 0) -> list[Measurement]:
     of cells at σ = 0.3 and 0.5."""
     setting = profile.settings[0]
     net = trial(setting, "QAT", setting.claim_bits, seed=seed)
-    variations = [
-        Variation.split(0.3 * scale, share, law)
-        for law, scale in (("proportional", 1.0), ("layer-fixed", 0.23 / 0.3))
-        for share in (0.0, 0.5)
-    ]
+    variations = [Variation.split(sigma, share, law) for law, sigma in setting.sigma.items() for share in (0.0, CLAIM_SHARE)]
     variations += [Variation(top, cells=cells) for top in (0.3, 0.5) for cells in CELLS]
     n = setting.claim_chips
     return [Measurement(net, v, n, profile.test_images) for v in variations] + [_measured(profile, setting, net, 0.0)]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lib import Recipe, Variation, engine
+from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
+from lib.selftuning import Oracle, ReferenceCells, SelfTuning
 from lib.store import Store
 from lib.trials import Measurement, Trial
 
@@ -107,3 +109,17 @@ def test_trials_refuse_what_makes_no_sense():
         replace(FLOAT, bits="A4W2")
     with pytest.raises(ValueError, match="QAT trains without variation"):
         replace(QAVAT, method="QAT")
+
+
+def test_tunings_and_slices_are_part_of_a_measurement(tmp_path):
+    store, mixed = Store(tmp_path), Variation(0.3, 0.3)
+    tunings = [None, SelfTuning(ReferenceCells(4)), SelfTuning(ReferenceCells(8)), OutputGain(4), PerChipBatchNorm(16, 8)]
+    wanted = [Measurement(QAVAT, mixed, 3, tuning=t) for t in tunings] + [Measurement(QAVAT, mixed, 3, images_per_chip=20)]
+    assert len({engine.measurement_key(m) for m in wanted}) == len(wanted)
+    table = collect(store, *wanted)
+    labels = ["none", "4 cells", "8 cells", "output gain, 4 probes", "BN on the chip, 16 images", "none"]
+    assert table.tuning.tolist() == [label for label in labels for _ in range(3)]
+    assert table.images.tolist() == [60] * 15 + [20] * 3
+    before = set(tmp_path.glob("checkpoints/*"))
+    collect(store, Measurement(QAVAT, mixed, 3, tuning=SelfTuning(Oracle())))
+    assert set(tmp_path.glob("checkpoints/*")) == before

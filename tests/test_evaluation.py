@@ -49,3 +49,15 @@ def test_summary(images):
     assert summary["mean"].low < counts.accuracy.mean() < summary["mean"].high
     assert summary["q05"].low <= summary["q05"].value <= summary["q05"].high and 0 <= summary["yield"].value <= 1
     assert list(counts.to_frame().columns) == ["chip", "images", "correct", "accuracy"]
+
+
+def test_slices_belong_to_the_chip_and_are_unbiased(images):
+    model = trained(images)
+    sliced = evaluate(model, images, Variation(0.8), 200, images_per_chip=24)
+    again = evaluate(model, images, Variation(0.8), [7], images_per_chip=24, batch_size=5)
+    assert (sliced.images == 24).all() and sliced.correct[7] == again.correct[0]
+    ideal = evaluate(model, images, Variation(), 40, images_per_chip=24)
+    assert len(np.unique(ideal.correct)) > 1 or ideal.correct[0] in (0, 24)  # chips see different images
+    whole = evaluate(model, images, Variation(0.8), 200)
+    gap = sliced.accuracy - whole.accuracy  # the same chips
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(200) + 1e-9

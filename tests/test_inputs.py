@@ -42,6 +42,8 @@ BAD = {
     "chip seed": (lambda: Chip(-1), ["chip seed", "-1"]),
     "chip purpose": (lambda: Chip.of("fun", 0), ["'fun'", "test, validation"]),
     "no analog layer": (lambda: evaluate(NET, ONE, Variation(0.1), 1), ["no analog layer", "to_analog"]),
+    "layer": (lambda: evaluate(to_analog(NET, "A4W2", X), ONE, Variation(0.1, layers=("conv9",)), 1), ["layer 'conv9'"]),
+    "slice": (lambda: evaluate(to_analog(NET, "A4W2", X), ONE, Variation(0.1), 1, images_per_chip=3), ["images_per_chip", "1 to 2", "3"]),
     # data and networks
     "dataset": (lambda: load("cifar"), ["'cifar'", "fashion-mnist, mnist, cifar10, cifar100, imagefolder:PATH"]),
     "imagefolder": (lambda: load("imagefolder:/nowhere"), ["/nowhere/train", "PATH/train/CLASS"]),

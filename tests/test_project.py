@@ -16,8 +16,8 @@ from conftest import ROOT, environment
 # `evaluate(…).summary()` exist.
 ORDER = [
     "checks", "quantizers", "variation", "statistics", "analog", "networks", "data", "training", "evaluation",
-    "selftuning", "controls", "trials", "store", "profiles", "studies", "findings", "engine", "lessons", "figures",
-    "explore", "companion",
+    "selftuning", "controls", "accounting", "trials", "store", "profiles", "studies", "findings", "findings_mixed",
+    "findings_tuning", "engine", "lessons", "figures", "explore", "companion",
 ]  # fmt: skip
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base", "nbconvert": "nbconvert-core"}
 MODULES = sorted((ROOT / "lib").glob("*.py"))

@@ -166,11 +166,11 @@ def test_the_stated_equalities():
         variance, _ = predicted_error(net, x, ReferenceColumns(m), within, "layer-fixed")
         stated = top**2 * within**2 * x.square().sum(1, keepdim=True) * (1 + 1 / m)
         torch.testing.assert_close(variance, stated.expand_as(variance), rtol=1e-4, atol=0)
-    k = knee(net, x, "layer-fixed")
-    torch.testing.assert_close(k, x.sum(1, keepdim=True) ** 2 / x.square().sum(1, keepdim=True))
-    n = round(float(k[0]))  # at n = K_eff, cells double the layer's own error
-    doubled = predicted_error(net, x[:1], ReferenceCells(n), within, "layer-fixed")[0] / predicted_error(net, x[:1], Oracle(), within, "layer-fixed")[0]
-    assert float(doubled.mean()) == pytest.approx(2, rel=0.1)
+    assert knee(net, x, "layer-fixed") == pytest.approx(float(x.sum(1).square().mean() / x.square().sum(1).mean()), rel=1e-4)
+    w = net.quantize_weight(net.weight).detach()
+    stated = float((x @ w.T).square().mean() / (x.square() @ w.T.square()).mean())
+    assert knee(net, x, "proportional") == pytest.approx(stated, rel=1e-4)
+    torch.testing.assert_close(effective_cells(net, x), x.sum(1, keepdim=True) ** 2 / x.square().sum(1, keepdim=True))
 
 
 def test_the_floor_never_lets_an_infinity_through():

@@ -7,11 +7,13 @@ from scipy import stats
 from lib.statistics import (
     bootstrap_mean,
     chip_yield,
+    difference_of_means,
     difference_of_proportions,
     mean,
     paired_difference,
     proportion,
     quantile,
+    recovery,
     variance_components,
     verdict,
 )
@@ -89,6 +91,36 @@ def test_newcombe_interval_covers():
         e = difference_of_proportions(a, b)
         hits += e.low <= 0.03 <= e.high
     assert 0.935 <= hits / RUNS <= 0.97
+
+
+def test_welch_interval_covers():
+    rng = np.random.default_rng(4)
+    found = [difference_of_means(rng.normal(80, 9, 45), rng.normal(75, 2, 55)) for _ in range(RUNS)]
+    assert 0.935 <= np.mean([e.low <= 5 <= e.high for e in found]) <= 0.965
+    assert np.isnan(difference_of_means([], [1.0, 2.0]).low)
+
+
+def chips_with_tuning(rng, n):
+    """Untuned chips with a heavy lower tail; the oracle nearly levels them, cells recover 90% of that with noise."""
+    untuned = 85 - 40 * np.abs(rng.standard_normal(n)) ** 1.5
+    oracle = 84 + rng.normal(0, 1, n)
+    return untuned + 0.9 * (oracle - untuned) + rng.normal(0, 2, n), untuned, oracle
+
+
+def test_recovery_interval_covers():
+    rng, hits = np.random.default_rng(5), []
+    for _ in range(400):
+        e = recovery(*chips_with_tuning(rng, 100), resamples=499)
+        hits.append(e.low <= 0.9 <= e.high)
+    assert 0.92 <= np.mean(hits) <= 0.98
+
+
+def test_recovery_is_a_ratio_of_means_and_needs_something_to_recover():
+    assert recovery([3.0, 5.0, 7.0], [1.0, 3.0, 3.0], [5.0, 7.0, 9.0]).value == pytest.approx(8 / 14)
+    exact = recovery([3.0, 5.0, 4.0, 3.0], [1.0, 1.0, 1.0, 1.0], [5.0, 9.0, 7.0, 5.0])  # half of it on every chip
+    assert (exact.low, exact.value, exact.high) == pytest.approx((0.5, 0.5, 0.5))
+    nothing = recovery([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.1, 1.8, 3.1])
+    assert np.isnan(nothing.value) and verdict(nothing) == "inconclusive"
 
 
 def test_variance_components_of_a_known_table():

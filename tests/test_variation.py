@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from lib.statistics import variance_components
-from lib.variation import PURPOSES, Chip, Variation, layer_fixed, proportional
+from lib.variation import CELLS, PURPOSES, Chip, Variation, layer_fixed, proportional
 
 
 def cells(variation, n_chips, n_cells):
@@ -33,6 +33,22 @@ def test_laws_gradients():
         w = torch.tensor([1.0, -3.0, 2.0], requires_grad=True)
         law(w, e).sum().backward()
         torch.testing.assert_close(w.grad, expected)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("sigma", [0.1, 0.5])
+def test_every_distribution_of_cells_has_mean_0_and_the_stated_sigma(kind, sigma):
+    e = Variation(sigma, cells=kind).own(Chip(2).z_within("layer", (400_000,)))
+    assert e.mean().item() == pytest.approx(0, abs=5 * sigma / 632) and e.std().item() == pytest.approx(sigma, rel=0.02)
+    assert kind != "lognormal" or e.min() > -1  # no weight changes its sign
+
+
+def test_a_variation_of_some_layers_leaves_the_others_exact():
+    some = Variation(0.3, 0.2, layers=("a",))
+    like = torch.ones(3)
+    assert some.deviate(Chip(0), "b", like) is None
+    assert torch.equal(some.deviate(Chip(0), "a", like)(like), Variation(0.3, 0.2).deviate(Chip(0), "a", like)(like))
+    assert Variation.split(0.3, 0.25).between_share == pytest.approx(0.25) and Variation().between_share == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.8])
