@@ -2,22 +2,26 @@
 
     net   = to_analog(my_module, bits="A4W2", calibrate=batch)
     fit(net, data.train, Recipe.quick(), Variation(within=0.3))
-    evaluate(net, data.test, Variation.split(0.3, between_share=0.5), chips=100).summary()
+    tuned = SelfTuning(ReferenceCells(256))
+    evaluate(net, data.test, Variation.split(0.3, between_share=0.5), chips=100, tuning=tuned).summary()
 
 An independent reproduction.  [paper] = the abstract; [code 2021] = github.com/JamesTuna/QAVAT_FOR_PIM; [ours] = our
 reconstruction.
 """
 
 from .analog import programmed, report, to_analog
+from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
 from .data import Images, load
 from .evaluation import Counts, accuracy, evaluate
 from .networks import build
 from .quantizers import Bits
+from .selftuning import Gain, Offset, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
 from .training import Recipe, fit, post_training_quantize, reestimate_batch_norm
 from .variation import Chip, Variation
 
 __version__ = "0.1.0"
 __all__ = [
-    "Bits", "Chip", "Counts", "Images", "Recipe", "Variation", "accuracy", "build", "evaluate", "fit", "load",
-    "post_training_quantize", "programmed", "reestimate_batch_norm", "report", "to_analog",
+    "Bits", "Chip", "Counts", "Gain", "Images", "NoisyBatchNorm", "Offset", "Oracle", "OutputGain", "PerChipBatchNorm",
+    "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning", "StaticFold", "Variation", "accuracy", "build",
+    "evaluate", "fit", "load", "post_training_quantize", "programmed", "reestimate_batch_norm", "report", "to_analog",
 ]  # fmt: skip

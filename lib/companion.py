@@ -239,8 +239,8 @@ def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
     for o in outcomes:
         for c in o.claims:
             mark = "expected" if c["expected"] else "reported"
-            low, high = ("–" if c[k] is None else f"{c[k]:.2f}" for k in ("low", "high"))
-            print(f"  {c['verdict']:14} {mark}: {c['statement']}: {c['value']:.2f} [{low}, {high}] ({c['point']}, {c['n']} {c['of']})")
+            value, low, high = ("–" if c[k] is None else f"{c[k]:.2f}" for k in ("value", "low", "high"))
+            print(f"  {c['verdict']:14} {mark}: {c['statement']}: {value} [{low}, {high}] ({c['point']}, {c['n']} {c['of']})")
     summary = {"profile": chosen.name, "notebooks": [vars(o) for o in outcomes]}
     (build / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
     rows = "".join(

@@ -70,15 +70,19 @@ def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2, **o
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
 
 
-def case_panels(table: pd.DataFrame, width: float = 4.6, height: float = 3.1, columns: str = "law", **options):
-    """(figure, axes, [(ax, network, case, rows)]): a row of panels a network, a column a law (or another column)."""
-    rows, cases = list(table.network.unique()), list(table[columns].unique())
-    fig, axes = panels(len(rows), len(cases), width, height, **options)
+def case_panels(table: pd.DataFrame, xlabel: str = "", ylabel: str = "", width: float = 4.6, height: float = 3.1, **options):
+    """(figure, axes, [(ax, network, law, rows)]): a row of panels a network, a column a law; labels at the edges."""
+    networks, laws = list(table.network.unique()), list(table.law.unique())
+    fig, axes = panels(len(networks), len(laws), width, height, **options)
     parts = []
-    for i, network in enumerate(rows):
-        for j, case in enumerate(cases):
-            axes[i, j].set_title(f"{NAMES[network]}, {case}")
-            parts.append((axes[i, j], network, case, table[(table.network == network) & (table[columns] == case)]))
+    for i, network in enumerate(networks):
+        for j, law in enumerate(laws):
+            axes[i, j].set_title(f"{NAMES[network]}, {law}")
+            parts.append((axes[i, j], network, law, table[(table.network == network) & (table.law == law)]))
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
     return fig, axes, parts
 
 

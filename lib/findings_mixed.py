@@ -5,44 +5,53 @@ A *sweep* gives every chip a slice of the images (means only); a *full* measurem
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from .accounting import e_between, knee, shared_gain
-from .analog import crossbars, evaluating, programmed
+from .accounting import e_between, knee
+from .analog import crossbars
 from .controls import traffic
-from .findings import YIELD_MARGIN, exactly, float_accuracy, scaled
+from .findings import YIELD_MARGIN, exactly, scaled
 from .networks import NAMES
 from .profiles import CLAIM_SHARE, Profile, Setting
 from .statistics import Claim, Estimate, bootstrap_mean, chip_yield, difference_of_means, paired_difference, quantile
 from .studies import parts_of
-from .variation import Chip, Variation
+from .variation import Variation
 
 NETS = ("QAT", "QAVAT", "QAVAT mixed")
+Results = dict[tuple, np.ndarray]
+IDENTITY = ["dataset", "network", "width", "bits", "method", "trained", "tested", "tuning", "images_per_chip"]
+
+
+def indexed(table: pd.DataFrame) -> Results:
+    """The table of `engine.collect` as a dictionary for `chips_of`: accuracies in the order of chips, mean over seeds."""
+    keyed = table.assign(trained=list(zip(table.trained_law, table.trained_sigma, table.trained_share)))
+    keyed["tested"] = list(zip(table.law.where(table.sigma > 0, "proportional"), table.sigma_within, table.sigma_between, table.layers))
+    by_chip = keyed.groupby([*IDENTITY, "chip"], sort=True).accuracy.mean()
+    return {key: values.to_numpy() for key, values in by_chip.groupby(IDENTITY)}
 
 
 def chips_of(
-    table, setting: Setting, net: str, variation: Variation, tuning: str = "none", sweep: bool = False, trained: float | None = None
+    results: Results, setting: Setting, net: str, variation: Variation, tuning: str = "none", sweep: bool = False, trained: float | None = None
 ) -> np.ndarray:
-    """Accuracy (%) of every chip, in the order of chips, averaged over seeds.
+    """Accuracy (%) of every chip; empty where it was not measured.
 
-    net: of `NETS`.  trained: total σ of its training, where it is not that of the law's claim."""
-    same = (table.network == setting.network) & (table.dataset == setting.dataset) & (table.width == setting.width)
-    same &= (table.bits == setting.claim_bits) & (table.method == net.split()[0]) & (table.tuning == tuning)
-    same &= (table.sigma_within == variation.within) & (table.sigma_between == variation.between)
-    same &= (table.images_per_chip == ((setting.sweep_images or 0) if sweep else 0))
-    same &= table.layers == ("all" if variation.layers is None else "+".join(variation.layers))
-    if variation:
-        same &= table.law == variation.law
-    if net != "QAT":
-        share = CLAIM_SHARE if net.endswith("mixed") else 0.0
-        sigma = setting.sigma[variation.law] if trained is None else trained
-        same &= (table.trained_law == variation.law) & np.isclose(table.trained_sigma, sigma) & np.isclose(table.trained_share, share)
-    return table[same].groupby("chip").accuracy.mean().to_numpy()
+    net: of `NETS`, or "float".  trained: total σ of its training, where it is not that of the law's claim."""
+    law, training = variation.law, ("proportional", 0.0, 0.0)
+    if net.startswith("QAVAT"):
+        sigma = setting.sigma[law] if trained is None else trained
+        training = (law, round(sigma, 9), CLAIM_SHARE if net.endswith("mixed") else 0.0)
+    layers = "all" if variation.layers is None else "+".join(variation.layers)
+    tested = (law if variation else "proportional", variation.within, variation.between, layers)
+    key = (setting.dataset, setting.network, setting.width, "float" if net == "float" else setting.claim_bits, net.split()[0])
+    key += (training, tested, tuning, (setting.sweep_images or 0) if sweep else 0)
+    return results.get(key, np.array([]))
+
+
+def float_accuracy(results: Results, setting: Setting) -> float:
+    """% of the float network without variation."""
+    return float(chips_of(results, setting, "float", Variation())[0])
 
 
 def mixed(setting: Setting, law: str, share: float = CLAIM_SHARE) -> Variation:
@@ -62,14 +71,14 @@ def place(setting: Setting, net: str, variation: Variation, extra: str = "same c
 # -- accuracy against the between share -----------------------------------------------------------------------
 
 
-def share_table(table, profile: Profile) -> pd.DataFrame:
+def share_table(results, profile: Profile) -> pd.DataFrame:
     """network, law, net, share, mean with bootstrap interval, n_chips; from the sweep."""
     rows = []
     for setting in profile.settings:
         for law, shares in profile.shares:
             for net in NETS:
                 for share in shares:
-                    found = bootstrap_mean(chips_of(table, setting, net, mixed(setting, law, share), sweep=True))
+                    found = bootstrap_mean(chips_of(results, setting, net, mixed(setting, law, share), sweep=True))
                     rows.append({"network": setting.network, "law": law, "net": net, "share": share, **columns("mean", found), "n_chips": found.n})
     return pd.DataFrame(rows)
 
@@ -84,13 +93,13 @@ def break_even(net: nn.Module, batch: Tensor) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def mixed_claims(table, profile: Profile) -> list[Claim]:
+def mixed_claims(results, profile: Profile) -> list[Claim]:
     """The mixed pattern costs more than the within-only one at the same σ; expected for the proportional law."""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             for net in ("QAT", "QAVAT"):
-                within, both = (chips_of(table, setting, net, mixed(setting, law, share)) for share in (0.0, CLAIM_SHARE))
+                within, both = (chips_of(results, setting, net, mixed(setting, law, share)) for share in (0.0, CLAIM_SHARE))
                 expected = profile.claims_expected and law == "proportional"
                 point = place(setting, net, mixed(setting, law))
                 statement = "the mixed pattern costs more than within-only at the same σ (points)"
@@ -98,29 +107,29 @@ def mixed_claims(table, profile: Profile) -> list[Claim]:
     return claims
 
 
-def training_claims(table, profile: Profile) -> list[Claim]:
+def training_claims(results, profile: Profile) -> list[Claim]:
     """Training on the mixed pattern helps under the mixed pattern; and whether it brings the loss below 10 points."""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             v = mixed(setting, law)
-            within, both = (chips_of(table, setting, net, v) for net in ("QAVAT", "QAVAT mixed"))
+            within, both = (chips_of(results, setting, net, v) for net in ("QAVAT", "QAVAT mixed"))
             point = place(setting, "QAVAT", v)
             claims.append(Claim("training on the mixed pattern beats training on the within part (points)", point, paired_difference(both, within)))
-            ideal = chips_of(table, setting, "QAT", Variation(law=law))[0]
+            ideal = chips_of(results, setting, "QAT", Variation(law=law))[0]
             best = max((within, both), key=np.mean)
             lost = bootstrap_mean(ideal - best)
             claims.append(Claim("training alone loses more than 10 points against QAT on an ideal chip (points)", point, lost, 10.0))
     return claims
 
 
-def stress_table(table, profile: Profile) -> pd.DataFrame:
+def stress_table(results, profile: Profile) -> pd.DataFrame:
     """network, net, share, mean: the proportional law at the claim's σ of notebook 03, networks trained there."""
     rows, sigma = [], profile.claim_sigma
     for setting in profile.settings:
         for net in ("QAT", "QAVAT"):
             for share in (0.0, CLAIM_SHARE):
-                values = chips_of(table, setting, net, Variation.split(sigma, share), sweep=True, trained=sigma)
+                values = chips_of(results, setting, net, Variation.split(sigma, share), sweep=True, trained=sigma)
                 rows.append({"network": setting.network, "net": net, "sigma": sigma, "share": share, **columns("mean", bootstrap_mean(values)), "n_chips": len(values)})
     return pd.DataFrame(rows)
 
@@ -128,25 +137,25 @@ def stress_table(table, profile: Profile) -> pd.DataFrame:
 # -- distribution, yield, asymmetry ---------------------------------------------------------------------------
 
 
-def distribution_table(table, profile: Profile) -> pd.DataFrame:
+def distribution_table(results, profile: Profile) -> pd.DataFrame:
     """network, law, net, share, chip, e_between, accuracy: every chip of the full measurements."""
     frames = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             for net in NETS:
                 for share in (0.0, CLAIM_SHARE):
-                    values = chips_of(table, setting, net, mixed(setting, law, share))
+                    values = chips_of(results, setting, net, mixed(setting, law, share))
                     e = e_between(mixed(setting, law, share), range(len(values)))
                     frames.append(pd.DataFrame({"network": setting.network, "law": law, "net": net, "share": share, "chip": range(len(values)), "e_between": e, "accuracy": values}))
     return pd.concat(frames, ignore_index=True)
 
 
-def tail_claims(table, profile: Profile) -> list[Claim]:
+def tail_claims(results, profile: Profile) -> list[Claim]:
     """The mixed pattern's 5% quantile lies below: the intervals of the two quantiles do not meet."""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
-            within, both = (quantile(chips_of(table, setting, "QAVAT", mixed(setting, law, share))) for share in (0.0, CLAIM_SHARE))
+            within, both = (quantile(chips_of(results, setting, "QAVAT", mixed(setting, law, share))) for share in (0.0, CLAIM_SHARE))
             gap = Estimate(within.value - both.value, within.low - both.high, within.high - both.low, both.n)
             claims.append(Claim("the mixed pattern lowers the 5 % quantile (points)", place(setting, "QAVAT", mixed(setting, law)), gap))
     return claims
@@ -165,15 +174,15 @@ def asymmetry_claims(chips: pd.DataFrame, profile: Profile) -> list[Claim]:
     return claims
 
 
-def yield_table(table, profile: Profile) -> pd.DataFrame:
+def yield_table(results, profile: Profile) -> pd.DataFrame:
     """network, law, net, share, yield (%) with Wilson interval, q05 with its interval, n_chips."""
     rows = []
     for setting in profile.settings:
-        threshold = float_accuracy(table, setting) - YIELD_MARGIN
+        threshold = float_accuracy(results, setting) - YIELD_MARGIN
         for law, _ in profile.shares:
             for net in NETS:
                 for share in (0.0, CLAIM_SHARE):
-                    values = chips_of(table, setting, net, mixed(setting, law, share))
+                    values = chips_of(results, setting, net, mixed(setting, law, share))
                     if len(values):
                         found = scaled(chip_yield(values, threshold), 100)
                         rows.append(
@@ -198,19 +207,19 @@ def yield_claims(yields: pd.DataFrame, profile: Profile) -> list[Claim]:
 # -- attribution ----------------------------------------------------------------------------------------------
 
 
-def attribution(table, profile: Profile) -> pd.DataFrame:
+def attribution(results, profile: Profile) -> pd.DataFrame:
     """network, law, net, cause, loss (points, with interval): quantization = float − ideal chip; within and between
     alone; interaction = the mixed loss beyond their sum.  The same unit normals in all."""
     rows = []
     for setting in profile.settings:
-        whole = float_accuracy(table, setting)
+        whole = float_accuracy(results, setting)
         for law, _ in profile.shares:
             v = mixed(setting, law)
             cases = [Variation(law=law), Variation(v.within, law=law), Variation(between=v.between, law=law), v]
             for net in ("QAT", "QAVAT"):
-                ideal, within, between, both = (chips_of(table, setting, net, case, sweep=True) for case in cases)
+                ideal, within, between, both = (chips_of(results, setting, net, case, sweep=True) for case in cases)
                 causes = {
-                    "quantization": exactly(whole - chips_of(table, setting, net, cases[0])[0]),
+                    "quantization": exactly(whole - chips_of(results, setting, net, cases[0])[0]),
                     "within": bootstrap_mean(ideal - within),
                     "between": bootstrap_mean(ideal - between),
                     "interaction": bootstrap_mean(within + between - ideal - both),
@@ -222,16 +231,16 @@ def attribution(table, profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def attribution_by_part(table, profile: Profile, seed: int = 0) -> pd.DataFrame:
+def attribution_by_part(results, profile: Profile) -> pd.DataFrame:
     """network, law, part, component, loss: QAVAT with variation in one layer (or residual block) at a time."""
     rows = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             v = mixed(setting, law)
-            ideal = chips_of(table, setting, "QAVAT", Variation(law=law), sweep=True)
-            for part, layers in parts_of(setting, seed).items():
+            ideal = chips_of(results, setting, "QAVAT", Variation(law=law), sweep=True)
+            for part, layers in parts_of(setting).items():
                 for component, alone in (("within", (v.within, 0.0)), ("between", (0.0, v.between))):
-                    values = chips_of(table, setting, "QAVAT", Variation(*alone, law, layers=layers), sweep=True)
+                    values = chips_of(results, setting, "QAVAT", Variation(*alone, law, layers=layers), sweep=True)
                     found = bootstrap_mean(ideal - values)
                     rows.append({"network": setting.network, "law": law, "part": part, "component": component, **columns("loss", found), "n_chips": found.n})
     return pd.DataFrame(rows)
@@ -257,34 +266,3 @@ def part_claims(parts: pd.DataFrame, profile: Profile) -> list[Claim]:
         e = Estimate(worst.loss, worst.loss_low, worst.loss_high, int(worst.n_chips))
         claims.append(Claim(f"the {component} part in {worst.part} alone costs accuracy (points)", place(setting, "QAVAT", mixed(setting, law)), e))
     return claims
-
-
-# -- batch norm and a shared gain -----------------------------------------------------------------------------
-
-
-def batch_norm_table(net: nn.Module, x: Tensor, labels: Tensor, shared: Sequence[float]) -> pd.DataFrame:
-    """e_between, statistics, accuracy (%), change: what a shared proportional gain does to a network whose batch norm
-    uses the batch's own statistics (as in training) or its running ones (as in evaluation); change is the rms change
-    of the logits over their rms."""
-    net, rows = copy.deepcopy(net), []
-    with evaluating(net):
-        # running ones first: statistics of the batch move them
-        for statistics in ("running (evaluation)", "of the batch (training)"):
-            for module in net.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.train(statistics.startswith("of"))
-            nominal = net(x)
-            for e in shared:
-                with programmed(net, Chip(0), shared_gain(e)):
-                    logits = net(x)
-                right = float((logits.argmax(1) == labels).float().mean() * 100)
-                change = float((logits - nominal).square().mean().sqrt() / nominal.square().mean().sqrt())
-                rows.append({"e_between": e, "statistics": statistics, "accuracy": right, "change": change})
-    return pd.DataFrame(rows)
-
-
-def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
-    """At e_B = −0.5, statistics of the batch lose less than running ones."""
-    at = gains[np.isclose(gains.e_between, -0.5)].set_index("statistics").accuracy
-    lost = exactly(at["of the batch (training)"] - at["running (evaluation)"])
-    return [Claim("at e_B = −0.5 running statistics lose more than those of the batch (points)", point, lost, of="sweep")]

@@ -27,18 +27,18 @@ NEEDED_GAIN, NEEDED_RECOVERY, ALLOWED_LOSS = 5.0, 0.8, 10.0
 PROBED = ("QAT", "QAVAT")
 
 
-def tuned_table(table, profile: Profile) -> pd.DataFrame:
+def tuned_table(results, profile: Profile) -> pd.DataFrame:
     """network, law, net, tuning: mean, both losses and recovery with intervals, 5% quantile; the full measurements."""
     rows = []
     for setting in profile.settings:
         for law, _ in profile.shares:
-            reference = chips_of(table, setting, "QAT", Variation(law=law))[0]
+            reference = chips_of(results, setting, "QAT", Variation(law=law))[0]
             v = mixed(setting, law)
             for net in PROBED:
-                ideal = chips_of(table, setting, net, Variation(law=law))[0]
-                untuned, oracle = (chips_of(table, setting, net, v, label) for label in ("none", "oracle"))
+                ideal = chips_of(results, setting, net, Variation(law=law))[0]
+                untuned, oracle = (chips_of(results, setting, net, v, label) for label in ("none", "oracle"))
                 for label in ("none", studies.tuning(profile, law).label, "oracle"):
-                    values = chips_of(table, setting, net, v, label)
+                    values = chips_of(results, setting, net, v, label)
                     row = {"network": setting.network, "law": law, "net": net, "tuning": label, **columns("mean", bootstrap_mean(values))}
                     row |= columns("loss_own", bootstrap_mean(ideal - values)) | columns("loss", bootstrap_mean(reference - values))
                     row |= columns("recovery", recovery(values, untuned, oracle)) | {"q05": float(np.quantile(values, 0.05)), "n_chips": len(values)}
@@ -46,14 +46,14 @@ def tuned_table(table, profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def recovery_claims(table, profile: Profile) -> list[Claim]:
+def recovery_claims(results, profile: Profile) -> list[Claim]:
     """Reference cells recover 80% of what the oracle does; expected wherever the oracle gains 5 points or more."""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             for net in PROBED:
                 v, tuned = mixed(setting, law), studies.tuning(profile, law).label
-                untuned, tuned, oracle = (chips_of(table, setting, net, v, label) for label in ("none", tuned, "oracle"))
+                untuned, tuned, oracle = (chips_of(results, setting, net, v, label) for label in ("none", tuned, "oracle"))
                 enough = mean(oracle - untuned).value >= NEEDED_GAIN
                 statement = f"self-tuning recovers more than {NEEDED_RECOVERY:.0%} of what the oracle does (ratio)"
                 point = place(setting, net, v) + ("" if enough else f"; the oracle gains less than {NEEDED_GAIN:g} points")
@@ -61,14 +61,14 @@ def recovery_claims(table, profile: Profile) -> list[Claim]:
     return claims
 
 
-def loss_claims(table, profile: Profile) -> list[Claim]:
+def loss_claims(results, profile: Profile) -> list[Claim]:
     """Self-tuned, the loss against QAT on an ideal chip is below 10 points; expected for QAVAT of the first network."""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
-            reference = chips_of(table, setting, "QAT", Variation(law=law))[0]
+            reference = chips_of(results, setting, "QAT", Variation(law=law))[0]
             for net in PROBED:
-                values = chips_of(table, setting, net, mixed(setting, law), studies.tuning(profile, law).label)
+                values = chips_of(results, setting, net, mixed(setting, law), studies.tuning(profile, law).label)
                 spare = mean(ALLOWED_LOSS - (reference - values))
                 expected = profile.claims_expected and net == "QAVAT" and setting is profile.settings[0]
                 statement = f"self-tuned, the loss stays below {ALLOWED_LOSS:g} points (points to spare)"
@@ -76,13 +76,13 @@ def loss_claims(table, profile: Profile) -> list[Claim]:
     return claims
 
 
-def training_claims(table, profile: Profile) -> list[Claim]:
+def training_claims(results, profile: Profile) -> list[Claim]:
     """Does training still matter once the chip tunes itself?"""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             v = mixed(setting, law)
-            ours, theirs = (chips_of(table, setting, net, v, studies.tuning(profile, law).label) for net in ("QAVAT", "QAT"))
+            ours, theirs = (chips_of(results, setting, net, v, studies.tuning(profile, law).label) for net in ("QAVAT", "QAT"))
             claims.append(Claim("both tuned, QAVAT beats QAT (points)", place(setting, "QAVAT", v), paired_difference(ours, theirs)))
     return claims
 
@@ -90,7 +90,7 @@ def training_claims(table, profile: Profile) -> list[Claim]:
 # -- controls -------------------------------------------------------------------------------------------------
 
 
-def control_table(table, profile: Profile) -> pd.DataFrame:
+def control_table(results, profile: Profile) -> pd.DataFrame:
     """network, law, net, tuning: mean, gain over no tuning and distance from the oracle (paired, points), n_chips; the
     sweep.  The last row, "within only", has no between-chip variation at all: what tuning can aim at."""
     rows = []
@@ -99,10 +99,10 @@ def control_table(table, profile: Profile) -> pd.DataFrame:
             v = mixed(setting, law)
             for net in PROBED:
                 values = {
-                    "none" if t is None else t.label: chips_of(table, setting, net, v, "none" if t is None else t.label, sweep=True)
+                    "none" if t is None else t.label: chips_of(results, setting, net, v, "none" if t is None else t.label, sweep=True)
                     for t in studies.controls(profile, setting, net, v)
                 }
-                values["within only"] = chips_of(table, setting, net, Variation(v.within, law=law), sweep=True)
+                values["within only"] = chips_of(results, setting, net, Variation(v.within, law=law), sweep=True)
                 for label, found in values.items():
                     row = {"network": setting.network, "law": law, "net": net, "tuning": label, **columns("mean", bootstrap_mean(found))}
                     row |= columns("gain", paired_difference(found, values["none"])) | columns("over_oracle", paired_difference(found, values["oracle"]))
@@ -110,43 +110,43 @@ def control_table(table, profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def control_claims(controls: pd.DataFrame, table, profile: Profile) -> list[Claim]:
+def control_claims(controls: pd.DataFrame, results, profile: Profile) -> list[Claim]:
     """Self-tuning against each control, on the same chips."""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             v, label = mixed(setting, law), studies.tuning(profile, law).label
-            ours = chips_of(table, setting, "QAVAT", v, label, sweep=True)
+            ours = chips_of(results, setting, "QAVAT", v, label, sweep=True)
             for control in studies.controls(profile, setting, "QAVAT", v)[4:]:
-                theirs = chips_of(table, setting, "QAVAT", v, control.label, sweep=True)
+                theirs = chips_of(results, setting, "QAVAT", v, control.label, sweep=True)
                 claims.append(Claim(f"{label} beat {control.label} (points)", place(setting, "QAVAT", v), paired_difference(ours, theirs)))
     return claims
 
 
-def tuned_share_table(table, profile: Profile) -> pd.DataFrame:
+def tuned_share_table(results, profile: Profile) -> pd.DataFrame:
     """network, law, tuning, share, mean: one network, trained within-only, tuned and untuned at every share."""
     rows = []
     for setting in profile.settings:
         for law, shares in profile.shares:
             for label in ("none", studies.tuning(profile, law).label):
                 for share in shares:
-                    found = bootstrap_mean(chips_of(table, setting, "QAVAT", mixed(setting, law, share), label, sweep=True))
+                    found = bootstrap_mean(chips_of(results, setting, "QAVAT", mixed(setting, law, share), label, sweep=True))
                     rows.append({"network": setting.network, "law": law, "tuning": label, "share": share, **columns("mean", found), "n_chips": found.n})
     return pd.DataFrame(rows)
 
 
-def share_claims(table, profile: Profile) -> list[Claim]:
+def share_claims(results, profile: Profile) -> list[Claim]:
     """Tuning costs nothing where there is nothing to tune: at ρ = 0 it loses less than a point."""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             v, label = mixed(setting, law, 0.0), studies.tuning(profile, law).label
-            tuned, untuned = (chips_of(table, setting, "QAVAT", v, t, sweep=True) for t in (label, "none"))
+            tuned, untuned = (chips_of(results, setting, "QAVAT", v, t, sweep=True) for t in (label, "none"))
             claims.append(Claim("without between-chip variation tuning costs less than 1 point (points to spare)", place(setting, "QAVAT", v), mean(1 - (untuned - tuned))))
     return claims
 
 
-def floor_table(table, profile: Profile) -> pd.DataFrame:
+def floor_table(results, profile: Profile) -> pd.DataFrame:
     """network, floor, floored (chips of the test whose gain lies below it), mean accuracy; QAVAT at the stress σ."""
     rows, v = [], Variation.split(profile.claim_sigma, CLAIM_SHARE)
     n = dict(profile.cells)["proportional"]
@@ -155,21 +155,21 @@ def floor_table(table, profile: Profile) -> pd.DataFrame:
         for name, floor in tunings.items():
             estimator = ReferenceCells(n)
             label = name if not isinstance(floor, float) else SelfTuning(estimator, Gain(floor)).label
-            values = chips_of(table, setting, "QAVAT", v, label, sweep=True, trained=profile.claim_sigma)
+            values = chips_of(results, setting, "QAVAT", v, label, sweep=True, trained=profile.claim_sigma)
             low = floored_chips(estimator, v, range(len(values)), floor) if isinstance(floor, float) else []
             rows.append({"network": setting.network, "tuning": name, "floored": len(low), **columns("mean", bootstrap_mean(values)), "worst": values.min(), "n_chips": len(values)})
-        values = chips_of(table, setting, "QAVAT", Variation(v.within), sweep=True, trained=profile.claim_sigma)
+        values = chips_of(results, setting, "QAVAT", Variation(v.within), sweep=True, trained=profile.claim_sigma)
         rows.append({"network": setting.network, "tuning": "within only", "floored": 0, **columns("mean", bootstrap_mean(values)), "worst": values.min(), "n_chips": len(values)})
     return pd.DataFrame(rows)
 
 
-def stress_claims(table, profile: Profile) -> list[Claim]:
+def stress_claims(results, profile: Profile) -> list[Claim]:
     """At the stress σ too, the tuned loss stays below 10 points (the paper's number at an unknown σ)."""
     claims, v = [], Variation.split(profile.claim_sigma, CLAIM_SHARE)
     for setting in profile.settings:
-        reference = chips_of(table, setting, "QAT", Variation())[0]
+        reference = chips_of(results, setting, "QAT", Variation())[0]
         label = studies.tuning(profile, "proportional").label
-        values = chips_of(table, setting, "QAVAT", v, label, sweep=True, trained=profile.claim_sigma)
+        values = chips_of(results, setting, "QAVAT", v, label, sweep=True, trained=profile.claim_sigma)
         statement = f"self-tuned, the loss stays below {ALLOWED_LOSS:g} points (points to spare)"
         claims.append(Claim(statement, place(setting, "QAVAT", v), mean(ALLOWED_LOSS - (reference - values))))
     return claims
@@ -178,7 +178,7 @@ def stress_claims(table, profile: Profile) -> list[Claim]:
 # -- cost -----------------------------------------------------------------------------------------------------
 
 
-def size_table(table, profile: Profile, nets: Mapping[tuple[str, str], nn.Module], batches: Mapping[str, Tensor]) -> pd.DataFrame:
+def size_table(results, profile: Profile, nets: Mapping[tuple[str, str], nn.Module], batches: Mapping[str, Tensor]) -> pd.DataFrame:
     """network, law, kind, size, cells, cell_share, operation_share, mean, below_oracle (paired points) and recovery.
 
     nets: (network, law) → the tuned network; batches: network → inputs for the cost."""
@@ -186,11 +186,11 @@ def size_table(table, profile: Profile, nets: Mapping[tuple[str, str], nn.Module
     for setting in profile.settings:
         for law, _ in profile.shares:
             v = mixed(setting, law)
-            untuned, oracle = (chips_of(table, setting, "QAVAT", v, label, sweep=True) for label in ("none", "oracle"))
+            untuned, oracle = (chips_of(results, setting, "QAVAT", v, label, sweep=True) for label in ("none", "oracle"))
             for kind, made, sizes in (("cells", ReferenceCells, profile.cell_counts), ("columns", ReferenceColumns, profile.column_counts)):
                 for size in sizes:
                     tuning = SelfTuning(made(size))
-                    values = chips_of(table, setting, "QAVAT", v, tuning.label, sweep=True)
+                    values = chips_of(results, setting, "QAVAT", v, tuning.label, sweep=True)
                     price = cost(tuning, nets[setting.network, law], batches[setting.network], law)
                     row = {"network": setting.network, "law": law, "kind": kind, "size": size, "cells": price.cells}
                     row |= {"cell_share": price.cell_share, "operation_share": price.operation_share, **columns("mean", bootstrap_mean(values))}
@@ -211,28 +211,28 @@ def smallest_table(sizes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def size_claims(table, profile: Profile) -> list[Claim]:
+def size_claims(results, profile: Profile) -> list[Claim]:
     """The cells of the claims stay within one point of the oracle."""
     claims = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             v, label = mixed(setting, law), studies.tuning(profile, law).label
-            tuned, oracle = (chips_of(table, setting, "QAVAT", v, t, sweep=True) for t in (label, "oracle"))
+            tuned, oracle = (chips_of(results, setting, "QAVAT", v, t, sweep=True) for t in (label, "oracle"))
             claims.append(Claim(f"{label} are within one point of the oracle (points to spare)", place(setting, "QAVAT", v), mean(1 - (oracle - tuned))))
     return claims
 
 
-def reading_table(table, profile: Profile) -> pd.DataFrame:
+def reading_table(results, profile: Profile) -> pd.DataFrame:
     """network, law, error ("noise" or "step"), size, mean, lost (paired points against an exact reading)."""
     rows = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             v, n = mixed(setting, law), dict(profile.cells)[law]
-            exact = chips_of(table, setting, "QAVAT", v, ReferenceCells(n).label, sweep=True)
+            exact = chips_of(results, setting, "QAVAT", v, ReferenceCells(n).label, sweep=True)
             tried = [("noise", r, ReferenceCells(n, read_noise=r)) for r in studies.READ_NOISES]
             tried += [("step", s, ReferenceCells(n, step=s)) for s in studies.READ_STEPS]
             for error, size, estimator in tried:
-                values = chips_of(table, setting, "QAVAT", v, estimator.label, sweep=True)
+                values = chips_of(results, setting, "QAVAT", v, estimator.label, sweep=True)
                 rows.append(
                     {"network": setting.network, "law": law, "error": error, "size": size, **columns("mean", bootstrap_mean(values)),
                      **columns("lost", paired_difference(exact, values)), "n_chips": len(values)}

@@ -1,7 +1,9 @@
-"""Small tables behind the teaching notebooks 00 to 02: levels, gradients, cells, components.  No training here."""
+"""Small tables behind the teaching parts of the notebooks: levels, gradients, cells, components, batch norm.  No
+training here."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .accounting import shared_gain
+from .analog import evaluating, programmed
 from .findings import exactly, scaled
 from .quantizers import activation_quantizer
 from .statistics import Claim, proportion, variance_components
@@ -183,3 +187,34 @@ def pcm_claims(noise: pd.DataFrame) -> list[Claim]:
     """Single PCM devices stay below 5 % of full scale: σ = 0.5 is a stress test."""
     worst = float(noise.sigma_full_scale.max())
     return [Claim("PCM programming noise stays below 5 % of full scale (points to spare)", "any target", exactly(5 - worst), of="fit")]
+
+
+# -- 04: batch norm and a shared gain -------------------------------------------------------------------------
+
+
+def batch_norm_table(net: nn.Module, x: Tensor, labels: Tensor, shared: Sequence[float]) -> pd.DataFrame:
+    """e_between, statistics, accuracy (%), change: what a shared proportional gain does to a network whose batch norm
+    uses the batch's own statistics (as in training) or its running ones (as in evaluation); change is the rms change
+    of the logits over their rms."""
+    net, rows = copy.deepcopy(net), []
+    with evaluating(net):
+        # running ones first: statistics of the batch move them
+        for statistics in ("running (evaluation)", "of the batch (training)"):
+            for module in net.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.train(statistics.startswith("of"))
+            nominal = net(x)
+            for e in shared:
+                with programmed(net, Chip(0), shared_gain(e)):
+                    logits = net(x)
+                right = float((logits.argmax(1) == labels).float().mean() * 100)
+                change = float((logits - nominal).square().mean().sqrt() / nominal.square().mean().sqrt())
+                rows.append({"e_between": e, "statistics": statistics, "accuracy": right, "change": change})
+    return pd.DataFrame(rows)
+
+
+def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
+    """At e_B = −0.5, statistics of the batch lose less than running ones."""
+    at = gains[np.isclose(gains.e_between, -0.5)].set_index("statistics").accuracy
+    lost = exactly(at["of the batch (training)"] - at["running (evaluation)"])
+    return [Claim("at e_B = −0.5 running statistics lose more than those of the batch (points)", point, lost, of="sweep")]

@@ -118,7 +118,7 @@ def within_and_between(profile: Profile, seed: int = 0) -> list[Measurement]:
         for law, shares in profile.shares:
             sigma, nets = setting.sigma[law], networks(setting, law, seed)
             mixed = Variation.split(sigma, CLAIM_SHARE, law)
-            parts = [Variation(law=law), Variation(mixed.within, law=law), Variation(between=mixed.between, law=law), mixed]
+            parts = [Variation(), Variation(mixed.within, law=law), Variation(between=mixed.between, law=law), mixed]
             for name, net in nets.items():
                 wanted.append(_measured(profile, setting, net, 0.0))
                 wanted += [sweep(net, Variation.split(sigma, share, law)) for share in shares]
@@ -126,7 +126,7 @@ def within_and_between(profile: Profile, seed: int = 0) -> list[Measurement]:
                 if name != "QAVAT mixed":
                     wanted.append(full(net, Variation(sigma, law=law)))
                     wanted += [sweep(net, v) for v in parts]
-            for layers in parts_of(setting, seed).values():
+            for layers in parts_of(setting).values():
                 wanted += [sweep(nets["QAVAT"], replace(v, layers=layers)) for v in parts[1:3]]
         stressed = networks(setting, "proportional", seed, profile.claim_sigma)
         wanted += [sweep(stressed[m], Variation.split(profile.claim_sigma, share)) for m in ("QAT", "QAVAT") for share in (0.0, CLAIM_SHARE)]
@@ -165,7 +165,7 @@ def tuning_cost(profile: Profile, seed: int = 0) -> list[Measurement]:
         for law, _ in profile.shares:
             net, mixed = networks(setting, law, seed)["QAVAT"], Variation.split(setting.sigma[law], CLAIM_SHARE, law)
             n = dict(profile.cells)[law]
-            estimators = [Oracle(), *map(ReferenceCells, profile.cell_counts), *map(ReferenceColumns, profile.column_counts)]
+            estimators = [Oracle(), *map(ReferenceCells, sorted({n, *profile.cell_counts})), *map(ReferenceColumns, profile.column_counts)]
             estimators += [ReferenceCells(n, read_noise=r) for r in READ_NOISES] + [ReferenceCells(n, step=s) for s in READ_STEPS]
             wanted += [sweep(net, mixed), *(sweep(net, mixed, SelfTuning(e)) for e in estimators)]
     return wanted
@@ -192,14 +192,17 @@ def controls(profile: Profile, setting: Setting, method: str, variation: Variati
     return tried
 
 
-def parts_of(setting: Setting, seed: int = 0) -> dict[str, tuple[str, ...]]:
-    """Part → names of its crossbars: every layer of a small network, the residual blocks of ResNet-18."""
+def parts_of(setting: Setting) -> dict[str, tuple[str, ...]]:
+    """Part ("conv 1", "block 3", …) → names of its crossbars: every layer, or residual block, in forward order."""
     data = load(setting.dataset)
     net = to_analog(build(setting.network, data.channels, data.classes, data.size, 1 / 64))
+    kinds = {"AnalogConv2d": "conv", "AnalogLinear": "fc", "BasicBlock": "block"}
     parts: dict[str, tuple[str, ...]] = {}
-    for name, _ in crossbars(net):
-        part = name.split(".")[0]
-        parts[part] = (*parts.get(part, ()), name)
+    for name, child in net.named_children():
+        layers = tuple(f"{name}.{inner}" if inner else name for inner, _ in crossbars(child))
+        if layers:
+            kind = kinds[type(child).__name__]
+            parts[f"{kind} {1 + sum(part.startswith(kind) for part in parts)}"] = layers
     return parts
 
 
