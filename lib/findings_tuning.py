@@ -69,7 +69,7 @@ def loss_claims(results, profile: Profile) -> list[Claim]:
             reference = chips_of(results, setting, "QAT", Variation(law=law))[0]
             for net in PROBED:
                 values = chips_of(results, setting, net, mixed(setting, law), studies.tuning(profile, law).label)
-                spare = mean(ALLOWED_LOSS - (reference - values))
+                spare = bootstrap_mean(ALLOWED_LOSS - (reference - values))
                 expected = profile.claims_expected and net == "QAVAT" and setting is profile.settings[0]
                 statement = f"self-tuned, the loss stays below {ALLOWED_LOSS:g} points (points to spare)"
                 claims.append(Claim(statement, place(setting, net, mixed(setting, law)), spare, expected=expected))
@@ -147,19 +147,19 @@ def share_claims(results, profile: Profile) -> list[Claim]:
 
 
 def floor_table(results, profile: Profile) -> pd.DataFrame:
-    """network, floor, floored (chips of the test whose gain lies below it), mean accuracy; QAVAT at the stress σ."""
-    rows, v = [], Variation.split(profile.claim_sigma, CLAIM_SHARE)
-    n = dict(profile.cells)["proportional"]
+    """network, tuning, floored (chips of the test whose gain lies below the floor), mean, worst; QAVAT at the stress σ."""
+    rows, v, cells = [], Variation.split(profile.claim_sigma, CLAIM_SHARE), ReferenceCells(dict(profile.cells)["proportional"])
+    cases = [("none", v, None), ("oracle", v, SelfTuning(Oracle(), Gain()))]
+    cases += [(f"floor {f:g}", v, SelfTuning(cells, Gain(f))) for f in studies.FLOORS] + [("within only", Variation(v.within), None)]
     for setting in profile.settings:
-        tunings = {"none": None, "oracle": Oracle()} | {f"floor {f:g}": f for f in studies.FLOORS}
-        for name, floor in tunings.items():
-            estimator = ReferenceCells(n)
-            label = name if not isinstance(floor, float) else SelfTuning(estimator, Gain(floor)).label
-            values = chips_of(results, setting, "QAVAT", v, label, sweep=True, trained=profile.claim_sigma)
-            low = floored_chips(estimator, v, range(len(values)), floor) if isinstance(floor, float) else []
-            rows.append({"network": setting.network, "tuning": name, "floored": len(low), **columns("mean", bootstrap_mean(values)), "worst": values.min(), "n_chips": len(values)})
-        values = chips_of(results, setting, "QAVAT", Variation(v.within), sweep=True, trained=profile.claim_sigma)
-        rows.append({"network": setting.network, "tuning": "within only", "floored": 0, **columns("mean", bootstrap_mean(values)), "worst": values.min(), "n_chips": len(values)})
+        for name, variation, tuning in cases:
+            label = tuning.label if tuning else "none"
+            values = chips_of(results, setting, "QAVAT", variation, label, sweep=True, trained=profile.claim_sigma)
+            low = len(floored_chips(tuning.estimator, v, range(len(values)), tuning.correction.floor)) if tuning else 0
+            rows.append(
+                {"network": setting.network, "tuning": name, "floored": low, **columns("mean", bootstrap_mean(values)),
+                 "worst": values.min(), "n_chips": len(values)}
+            )  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -171,7 +171,7 @@ def stress_claims(results, profile: Profile) -> list[Claim]:
         label = studies.tuning(profile, "proportional").label
         values = chips_of(results, setting, "QAVAT", v, label, sweep=True, trained=profile.claim_sigma)
         statement = f"self-tuned, the loss stays below {ALLOWED_LOSS:g} points (points to spare)"
-        claims.append(Claim(statement, place(setting, "QAVAT", v), mean(ALLOWED_LOSS - (reference - values))))
+        claims.append(Claim(statement, place(setting, "QAVAT", v), bootstrap_mean(ALLOWED_LOSS - (reference - values))))
     return claims
 
 
