@@ -34,10 +34,14 @@ class Crossbar:
     deviate: Deviate | None = None
     correct: Correct | None = None
 
+    def cells(self) -> Tensor:
+        """w̃ = deviate(q_w(w)), what the crossbar holds."""
+        w = self.quantize_weight(self.weight)
+        return w if self.deviate is None else self.deviate(w)
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.quantize_input(x)
-        w = self.quantize_weight(self.weight)
-        y = self.op(x, w if self.deviate is None else self.deviate(w))
+        y = self.op(x, self.cells())
         if self.correct is not None:
             y = self.correct(y, x)
         return y if self.bias is None else y + self.bias.view(self.bias_shape)
@@ -157,6 +161,19 @@ def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | 
     finally:
         for layer, deviate, correct in before:
             layer.deviate, layer.correct = deviate, correct
+
+
+@contextmanager
+def written(net: nn.Module) -> Iterator[nn.Module]:
+    """Every crossbar's cells computed once instead of at each forward pass: many batches on one chip, no gradients."""
+    layers = [layer for _, layer in crossbars(net)]
+    for layer, cells in [(layer, layer.cells()) for layer in layers]:
+        layer.cells = lambda cells=cells: cells
+    try:
+        yield net
+    finally:
+        for layer in layers:
+            del layer.cells
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .analog import Tuner, evaluating, programmed
+from .analog import Tuner, evaluating, programmed, written
 from .checks import integer
 from .data import Images
 from .statistics import Estimate, chip_yield, mean, quantile
@@ -73,7 +73,7 @@ def evaluate(
     with evaluating(net):
         for chip in (Chip.of(purpose, index) for index in indices):
             batches = whole or [_pair(part) for part in _parts(images.take(_slice(chip, len(images), seen)), batch_size)]
-            with programmed(net, chip, variation, tuning):
+            with programmed(net, chip, variation, tuning), written(net):
                 correct.append(sum(int((net(x).argmax(1) == labels).sum()) for x, labels in batches))
             if progress:
                 progress(seen)

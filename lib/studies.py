@@ -88,7 +88,7 @@ def validation(profile: Profile, setting: Setting, bits: tuple[str, ...], chips:
     """How claim_bits is chosen: every quantized method at the claim's σ, on validation images and validation chips."""
     sigma = profile.claim_sigma
     trials = [trial(setting, m, b, training(setting, sigma), seed) for b in bits for m in QUANTIZED]
-    return [Measurement(t, Variation(sigma), chips, profile.test_images, "validation") for t in trials]
+    return [Measurement(t, Variation(sigma), chips, profile.test_images, purpose="validation") for t in trials]
 
 
 def _measured(profile: Profile, setting: Setting, t: Trial, sigma: float) -> Measurement:

@@ -96,6 +96,9 @@ class Measurement:
 
     def __post_init__(self):
         integer("chips", self.chips, 1), one_of("purpose", self.purpose, [p for p in PURPOSES if p in ("test", "validation")])
+        for name in ("images", "images_per_chip"):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), 1)
 
     def config(self) -> dict:
         tuning = None if self.tuning is None else self.tuning.config()

@@ -56,6 +56,7 @@ BAD = {
     "classic size": (lambda: build("lenet5-classic", 3, 10, 64), ["28×28 to 32×32", "64×64"]),
     # training and measuring
     "epochs": (lambda: Recipe(epochs=0), ["epochs", "≥ 1", "0"]),
+    "images": (lambda: Measurement(TRIAL, Variation(), 1, "validation"), ["images", "≥ 1", "'validation'"]),
     "optimizer": (lambda: Recipe(optimizer="lion"), ["'lion'", "sgd, adam"]),
     "schedule": (lambda: Recipe(schedule="linear"), ["'linear'", "cosine, step"]),
     "lr": (lambda: Recipe(lr=-1.0), ["lr", "-1.0"]),
