@@ -4,6 +4,7 @@ With v = Var(ê − e_B) (`estimator.variance`), y = Σ w·x, S = Σ x, over the
 
     proportional, 1 + e_B ≥ floor    variance  [σ_W²·Σ w²x² + v·y²] / (1 + e_B)²       first order in ê − e_B
                   1 + e_B < floor    variance  σ_W²·Σ w²x² / floor²,   bias ((1 + e_B)/floor − 1)·y
+                  left uncorrected   variance  σ_W²·Σ w²x²,            bias e_B·y
     layer-fixed                      variance  max|w|²·[σ_W²·‖x‖² + v·S²]
 
 For n cells the two terms meet at n = y²/Σw²x² (proportional) and n = S²/‖x‖² = K_eff (layer-fixed).
@@ -18,9 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .analog import Crossbar, crossbars
+from .analog import Crossbar, crossbars, evaluating, programmed
 from .controls import traffic
-from .selftuning import CORRECTIONS, Estimator, Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning, input_power, one_column, peak
+from .selftuning import (
+    CORRECTIONS,
+    Gain,
+    Oracle,
+    ReadOnce,
+    ReferenceCells,
+    ReferenceColumns,
+    SelfTuning,
+    column_shape,
+    over_outputs,
+    peak,
+    refuse_other_law,
+)
 from .variation import Chip, Variation
 
 
@@ -49,35 +62,33 @@ def cost(tuning, net: nn.Module, batch: Tensor, law: str) -> Cost:
     return Cost(cells, cells / whole, images, operations, operations / products)
 
 
-def _operations(estimator: Estimator, law: str, layer: Crossbar, x: Tensor, y: Tensor) -> int:
-    """Additions and multiplications of one layer for one image."""
-    sums = y.numel() // layer.weight.shape[0] * len(one_column(layer))  # (position, group) pairs
+def _operations(estimator, law: str, layer: Crossbar, x: Tensor, y: Tensor) -> int:
+    """Additions, multiplications and comparisons of one layer for one image, as this code does them."""
+    sums = y.numel() // layer.weight.shape[0] * column_shape(layer)[0]  # (position, group) pairs
     box = x.numel() + sums * layer.weight[0, 0].numel()  # S: sum the channels, then slide a box over the positions
-    if law == "proportional":  # a gain a chip folds away; columns divide at every position
-        return box + sums * (estimator.readings + 1) + y.numel() if estimator.readings else 0
-    return (sums * estimator.readings if estimator.readings else box + sums) + y.numel()
+    m, outputs = estimator.readings, y.numel()
+    if law == "layer-fixed":  # columns carry ê·S themselves; else S times one number a chip
+        return (sums * m if m else box + sums) + outputs
+    if not m:  # one gain a chip folds away
+        return 0
+    power = x.numel() + box  # ‖x‖², to decide on S²/‖x‖² ≥ 1: a square, a division and a comparison
+    return box + power + sums * (3 + m + 1) + outputs  # m readings, divided by S; then one division an output
 
 
 def predicted_error(
-    layer: Crossbar, x: Tensor, estimator: Estimator, within: float, law: str, e_between: float = 0.0, floor: float = Gain.floor
+    layer: Crossbar, x: Tensor, estimator, within: float, law: str, e_between: float = 0.0, floor: float = Gain.floor
 ) -> tuple[Tensor, Tensor]:
     """(variance, bias) of every output of a corrected layer at fixed e_B and input x, by the formulas above."""
     w = layer.quantize_weight(layer.weight).detach()
     y = layer.op(x, w)
     if law == "layer-fixed":
-        variance = peak(layer) ** 2 * (within**2 * input_power(layer, x) + estimator.charge_variance(layer, x, within))
-        return _per_output(variance, y), torch.zeros_like(y)
-    own = within**2 * layer.op(x.square(), w.square())
-    if 1 + e_between < floor:
-        return own / floor**2, ((1 + e_between) / floor - 1) * y
-    v = estimator.variance(layer, x, within)
-    v = v if isinstance(v, float) else _per_output(v, y)
-    return (own + v * y.square()) / (1 + e_between) ** 2, torch.zeros_like(y)
-
-
-def _per_output(value: Tensor, y: Tensor) -> Tensor:
-    channel = -3 if y.dim() > 2 else -1
-    return value.repeat_interleave(y.shape[channel] // value.shape[channel], channel)
+        variance = peak(layer) ** 2 * (within**2 * layer.input_sum(x.square()) + estimator.charge_variance(layer, x, within))
+        return over_outputs(layer, variance).expand_as(y), torch.zeros_like(y)
+    used = estimator.reads(layer, x)
+    v = torch.where(used & (1 + e_between >= floor), estimator.variance(layer, x, within), 0.0)  # a floored gain is constant
+    gain, v = (over_outputs(layer, part) for part in (torch.where(used, max(1 + e_between, floor), 1.0), v))
+    variance = (within**2 * layer.op(x.square(), w.square()) + v * y.square()) / gain**2
+    return variance, ((1 + e_between) / gain - 1) * y
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,9 @@ class SharedGain(Variation):
     """A variation whose every chip has the same e_B."""
 
     fixed: float = 0.0
+
+    def __bool__(self) -> bool:
+        return True
 
     def shared(self, chip: Chip) -> float:
         return self.fixed
@@ -96,7 +110,7 @@ def shared_gain(e_between: float, within: float = 0.0, law: str = "proportional"
 
 
 def simulated_error(
-    layer: Crossbar, x: Tensor, estimator: Estimator, within: float, law: str, e_between: float = 0.0,
+    layer: Crossbar, x: Tensor, estimator, within: float, law: str, e_between: float = 0.0,
     floor: float = Gain.floor, chips: Sequence[int] = range(200),
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(variance, bias) of the same over simulated chips that all have this e_B."""
@@ -119,26 +133,24 @@ def knee(layer: Crossbar, x: Tensor, law: str) -> float:
     return float(with_one / own - 1)
 
 
-def floored_chips(estimator: Estimator, variation: Variation, chips: Sequence[int], floor: float = Gain.floor) -> list[int]:
-    """The chips whose gain 1 + ê lies below the floor."""
+def floored_chips(estimator: ReadOnce, variation: Variation, chips: Sequence[int], floor: float = Gain.floor) -> list[int]:
+    """The test chips whose gain 1 + ê lies below the floor."""
     return [i for i in chips if 1 + estimator.estimate(Chip.of("test", i), variation) < floor]
 
 
-def column_positions(
-    net: nn.Module, batch: Tensor, columns: ReferenceColumns, variation: Variation, chip: Chip, floor: float = Gain.floor
-) -> list[dict]:
-    """For every layer on a chip tuned by columns: positions (images × groups × places), how many were left
-    uncorrected because S ≈ 0, and how many met the floor."""
-    rows = []
-    seen = traffic(net, batch)
-    for name, layer in crossbars(net):
-        x, _ = seen[name]
-        reads = columns.reads(layer, x)
-        low = (1 + columns.deviation(layer, name, chip, variation)(x) < floor).sum()
-        rows.append({"layer": name, "positions": reads.numel(), "uncorrected": int((~reads).sum()), "floored": int(low)})
+def column_positions(net: nn.Module, batch: Tensor, columns: ReferenceColumns, variation: Variation, chip: Chip) -> list[dict]:
+    """For every layer of a chip tuned by columns (proportional law): positions (images × groups × places), how many were
+    left uncorrected because K_eff < 1, and how many met the floor."""
+    refuse_other_law(Gain(), variation)
+    rows, layers = [], dict(crossbars(net))
+    with evaluating(net), programmed(net, chip, variation, SelfTuning(columns)):
+        for name, (x, _) in traffic(net, batch).items():
+            reads = columns.reads(layers[name], x)
+            low = 1 + columns.deviation(layers[name], name, chip, variation)(x) < Gain.floor
+            rows.append({"layer": name, "positions": reads.numel(), "uncorrected": int((~reads).sum()), "floored": int(low.sum())})
     return rows
 
 
-def e_between(variation: Variation, chips: Sequence[int]) -> np.ndarray:
+def shared_deviations(variation: Variation, chips: Sequence[int]) -> np.ndarray:
     """e_B of test chips, (n,)."""
-    return np.array([Oracle().estimate(Chip.of("test", i), variation) for i in chips])
+    return np.array([variation.shared(Chip.of("test", i)) for i in chips])

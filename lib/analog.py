@@ -29,7 +29,7 @@ Tuner = Callable[[nn.Module, Chip, Variation], AbstractContextManager]
 
 
 class Crossbar:
-    """The hook shared by both analog layers; `op` is the layer's product with no bias."""
+    """The hook shared by both analog layers; `op` is the layer's product with no bias, `channel` the axis of outputs."""
 
     deviate: Deviate | None = None
     correct: Correct | None = None
@@ -50,19 +50,31 @@ class Crossbar:
 class AnalogLinear(Crossbar, nn.Linear):
     """x (…, in) → y (…, out)."""
 
-    bias_shape = (-1,)
+    bias_shape, channel = (-1,), -1
 
     def op(self, x: Tensor, w: Tensor) -> Tensor:
         return F.linear(x, w)
+
+    def input_sum(self, x: Tensor) -> Tensor:
+        """S = Σ x, (…, 1)."""
+        return x.sum(-1, keepdim=True)
 
 
 class AnalogConv2d(Crossbar, nn.Conv2d):
     """x (B, C, H, W) → y (B, C', H', W'); stride, padding, dilation, groups and padding modes as nn.Conv2d."""
 
-    bias_shape = (-1, 1, 1)
+    bias_shape, channel = (-1, 1, 1), -3
 
     def op(self, x: Tensor, w: Tensor) -> Tensor:
         return self._conv_forward(x, w, None)
+
+    def input_sum(self, x: Tensor) -> Tensor:
+        """S = Σ x over each group's receptive field, (B, groups, H', W'): sum the channels, then slide a box."""
+        x, padding = x.unflatten(-3, (self.groups, -1)).sum(-3), self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        box = x.new_ones(self.groups, 1, *self.kernel_size)
+        return F.conv2d(x, box, None, self.stride, padding, self.dilation, self.groups)
 
 
 ANALOG = {nn.Linear: AnalogLinear, nn.Conv2d: AnalogConv2d, AnalogLinear: AnalogLinear, AnalogConv2d: AnalogConv2d}

@@ -20,21 +20,26 @@ from torch import Tensor, nn
 from .analog import Tuner, crossbars, evaluating
 from .checks import integer
 from .data import Images
-from .selftuning import Estimator, Offset, column_sum, described, peak, refuse_other_law
+from .selftuning import Offset, ReadOnce, described, over_outputs, peak, refuse_other_law
 from .training import reestimate_batch_norm
 from .variation import Chip, Variation
 
 
 def traffic(net: nn.Module, batch: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """layer → (q_a(x), product before correction and bias) of one forward pass of the network as it stands."""
+    """layer → (q_a(x), product before correction and bias) of one forward pass of the network as it stands, corrections
+    included; only layers that are reached, a shared one at its first call."""
     seen, before = {}, [(layer, layer.correct) for _, layer in crossbars(net)]
 
-    def recorder(name):
-        return lambda y, x: seen.setdefault(name, (x, y)) and y
+    def recorder(name, correct):
+        def record(y, x):
+            seen.setdefault(name, (x, y))
+            return y if correct is None else correct(y, x)
+
+        return record
 
     try:
         for name, layer in crossbars(net):
-            layer.correct = recorder(name)
+            layer.correct = recorder(name, layer.correct)
         with evaluating(net):
             net(batch)
     finally:
@@ -58,14 +63,17 @@ class Control:
 class StaticFold(Control):
     """Offset with the mean of S over `images` training images (a number a layer and group) in the place of S.
 
-    Layer-fixed law only: under the proportional law `Gain` is static already."""
+    Layer-fixed law only: under the proportional law `Gain` is static already.  Raises ValueError for an estimator that
+    reads at every inference: it could not fold."""
 
-    estimator: Estimator
+    estimator: ReadOnce
     images: int = 256
     chip_images = 0
 
     def __post_init__(self):
         integer("images", self.images, 1)
+        if not isinstance(self.estimator, ReadOnce):
+            raise ValueError(f"a static fold needs an estimator that reads the chip once, got {self.estimator!r}; use ReferenceCells")
 
     @property
     def label(self) -> str:
@@ -77,18 +85,18 @@ class StaticFold(Control):
     def bind(self, net: nn.Module, train: Images) -> Tuner:
         shifts = {}
         seen = traffic(net, train.balanced(self.images).normalized())
-        for name, layer in crossbars(net):
-            x, y = seen[name]
-            groups = column_sum(layer, x).movedim(-3 if y.dim() > 2 else -1, 0).flatten(1).mean(1)  # S̄, one a group
-            outputs = groups.repeat_interleave(layer.weight.shape[0] // len(groups))
-            shifts[name] = peak(layer) * outputs.view(layer.bias_shape)
+        layers = dict(crossbars(net))
+        for name, (x, _) in seen.items():
+            layer = layers[name]
+            groups = layer.input_sum(x).movedim(layer.channel, 0).flatten(1).mean(1)  # S̄, one a group
+            shifts[name] = peak(layer) * over_outputs(layer, groups.view(layer.bias_shape))
 
         @contextmanager
         def tuner(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
             refuse_other_law(Offset(), variation)
             e = self.estimator.estimate(chip, variation)
             for name, layer in crossbars(net):
-                if variation.varies(name):
+                if variation.varies(name) and name in shifts:
                     layer.correct = lambda y, x, shift=e * shifts[name]: y - shift
             yield net
 
@@ -99,8 +107,8 @@ class StaticFold(Control):
 class OutputGain(Control):
     """One gain a layer from `images` probe inputs: the layer's own inputs for training images, recorded digitally.
 
-    aihwkit (`src/aihwkit/inference/compensation/drift.py`) reads the largest response to one all-ones input; the mean
-    over real inputs is steadier.  Either law."""
+    aihwkit (`src/aihwkit/inference/compensation/drift.py`) reads the responses to fixed synthetic inputs instead.  Either
+    law.  mean|ỹ| holds the cells' own noise too, so the gain is below one at e_B = 0; it never restores a sign."""
 
     images: int = 16
 
@@ -121,10 +129,10 @@ class OutputGain(Control):
         @contextmanager
         def tuner(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
             for name, layer in crossbars(net):
-                if variation.varies(name):
+                if variation.varies(name) and name in probes:
                     x, expected = probes[name]
                     found = layer.op(x, layer.cells()).abs().mean()
-                    gain = expected / found.clamp_min(torch.finfo(found.dtype).tiny)
+                    gain = torch.where((found > 0) & (expected > 0), expected / found, 1.0)  # silent probes tell nothing
                     layer.correct = lambda y, x, gain=gain: y * gain
             yield net
 
@@ -142,6 +150,8 @@ class PerChipBatchNorm(Control):
 
     def __post_init__(self):
         integer("batch_size", self.batch_size, 2), integer("images", self.images, self.batch_size)
+        if self.images % self.batch_size:
+            raise ValueError(f"images must be a multiple of batch_size {self.batch_size}, got {self.images}")
 
     @property
     def label(self) -> str:
@@ -166,8 +176,8 @@ class PerChipBatchNorm(Control):
 
 @dataclass(frozen=True)
 class NoisyBatchNorm(Control):
-    """Running statistics averaged over `draws` fresh chips of `variation`, as noisy training ends: what this alone
-    gives to a network trained without variation."""
+    """Running statistics averaged over `draws` fresh chips of `variation` (training minibatches of 128, seed 0), as noisy
+    training ends: what this alone gives to a network trained without variation."""
 
     variation: Variation
     draws: int = 200

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from .accounting import e_between, knee
+from .accounting import knee, shared_deviations
 from .analog import crossbars
 from .controls import traffic
 from .findings import YIELD_MARGIN, exactly, scaled
@@ -28,6 +28,9 @@ def indexed(table: pd.DataFrame) -> Results:
     """The table of `engine.collect` as a dictionary for `chips_of`: accuracies in the order of chips, mean over seeds."""
     keyed = table.assign(trained=list(zip(table.trained_law, table.trained_sigma, table.trained_share)))
     keyed["tested"] = list(zip(table.law.where(table.sigma > 0, "proportional"), table.sigma_within, table.sigma_between, table.layers))
+    for identity, keys in keyed.groupby([*IDENTITY, "seed"]).key.unique().items():
+        if len(keys) > 1:
+            raise ValueError(f"{len(keys)} results share the identity {identity}; give the tunings labels that differ")
     by_chip = keyed.groupby([*IDENTITY, "chip"], sort=True).accuracy.mean()
     return {key: values.to_numpy() for key, values in by_chip.groupby(IDENTITY)}
 
@@ -145,7 +148,7 @@ def distribution_table(results, profile: Profile) -> pd.DataFrame:
             for net in NETS:
                 for share in (0.0, CLAIM_SHARE):
                     values = chips_of(results, setting, net, mixed(setting, law, share))
-                    e = e_between(mixed(setting, law, share), range(len(values)))
+                    e = shared_deviations(mixed(setting, law, share), range(len(values)))
                     frames.append(pd.DataFrame({"network": setting.network, "law": law, "net": net, "share": share, "chip": range(len(values)), "e_between": e, "accuracy": values}))
     return pd.concat(frames, ignore_index=True)
 

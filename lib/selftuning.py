@@ -10,6 +10,7 @@ layer during inference.  An estimator answers two questions about a layer's inpu
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
@@ -24,9 +25,9 @@ from .variation import Chip, Variation
 Reading = Callable[[Tensor], Tensor]  # q_a(x) ↦ a number, or one a sample, group and position
 
 
-def one_column(layer: Crossbar) -> Tensor:
-    """Ones in the shape of one column: (1, K) of a linear layer, (groups, C/groups, kh, kw) of a convolution."""
-    return torch.ones_like(layer.weight[: getattr(layer, "groups", 1)])
+def column_shape(layer: Crossbar) -> tuple[int, ...]:
+    """Cells of one column a group: (1, K) of a linear layer, (groups, C/groups, kh, kw) of a convolution."""
+    return getattr(layer, "groups", 1), *layer.weight.shape[1:]
 
 
 def described(value) -> dict:
@@ -35,20 +36,10 @@ def described(value) -> dict:
     return {"type": type(value).__name__} | {k: described(v) if is_dataclass(v) else v for k, v in fields.items()}
 
 
-def column_sum(layer: Crossbar, x: Tensor) -> Tensor:
-    """S = Σ x over the receptive field, what a column of ones would carry: (…, 1) or (B, groups, H', W')."""
-    return layer.op(x, one_column(layer))
-
-
-def input_power(layer: Crossbar, x: Tensor) -> Tensor:
-    """‖x‖² over the receptive field, with the shape of `column_sum`."""
-    return layer.op(x.square(), one_column(layer))
-
-
 def effective_cells(layer: Crossbar, x: Tensor) -> Tensor:
     """K_eff = S²/‖x‖²: so many reference cells tell as much of e_B as one column at this input; 0 where x = 0."""
-    power = input_power(layer, x)
-    return column_sum(layer, x).square() / power.clamp_min(torch.finfo(power.dtype).tiny)
+    power = layer.input_sum(x.square())
+    return layer.input_sum(x).square() / power.clamp_min(torch.finfo(power.dtype).tiny)
 
 
 def peak(layer: Crossbar) -> Tensor:
@@ -56,20 +47,21 @@ def peak(layer: Crossbar) -> Tensor:
     return layer.quantize_weight(layer.weight).detach().abs().amax()
 
 
-def _over(value: Tensor, y: Tensor) -> Tensor:
-    """A value a group (B, groups, H', W') repeated over the group's outputs (B, C', H', W')."""
-    if value.dim() < 3 or value.shape[-3] == 1:
+def over_outputs(layer: Crossbar, value: Tensor) -> Tensor:
+    """A value a group repeated over the group's outputs; one for all outputs, or for the whole chip, stays as it is."""
+    if value.dim() == 0 or value.shape[layer.channel] == 1:
         return value
-    return value.repeat_interleave(y.shape[-3] // value.shape[-3], -3)
+    return value.repeat_interleave(layer.weight.shape[0] // value.shape[layer.channel], layer.channel)
 
 
 # -- estimators -----------------------------------------------------------------------------------------------
 
 
-class Estimator:
-    """One that reads the chip once.  A subclass gives `estimate(chip, variation) → ê`, and serves both corrections.
+class ReadOnce:
+    """What estimators share that read the chip once.  A new one is a frozen dataclass with a `label` (its name in tables)
+    and `estimate(chip, variation) → ê`; with `variance(layer, x, within)` its error can be predicted too.
 
-    readings: analog readings that every inference takes at every position; 0 where the chip is read once."""
+    readings: analog readings that every inference takes at every position; here none."""
 
     readings = 0
 
@@ -79,11 +71,15 @@ class Estimator:
 
     def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
         e = self.estimate(chip, variation)
-        return lambda x: e * column_sum(layer, x)
+        return lambda x: e * layer.input_sum(x)
 
     def charge_variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
         """Var(ê·S) = Var(ê − e_B)·S²."""
-        return self.variance(layer, x, within) * column_sum(layer, x).square()
+        return self.variance(layer, x, within) * layer.input_sum(x).square()
+
+    def reads(self, layer: Crossbar, x: Tensor) -> Tensor:
+        """Where the estimate is used: everywhere."""
+        return torch.ones_like(layer.input_sum(x), dtype=torch.bool)
 
     def cells(self, net: nn.Module) -> int:
         """Extra cells on the chip."""
@@ -91,7 +87,7 @@ class Estimator:
 
 
 @dataclass(frozen=True)
-class Oracle(Estimator):
+class Oracle(ReadOnce):
     """ê = e_B: no device can do it.  It leaves the cells' own deviation, and is no upper bound of other methods."""
 
     label = "oracle"
@@ -105,7 +101,7 @@ class Oracle(Estimator):
 
 
 @dataclass(frozen=True)
-class ReferenceCells(Estimator):
+class ReferenceCells(ReadOnce):
     """ê = e_B + mean of the own deviations of n reference cells, read once a chip: Var(ê − e_B) = σ_W²/n.
 
     read_noise: standard deviation of the error of that reading, in units of e.  step: its resolution, 0 for exact.
@@ -130,7 +126,7 @@ class ReferenceCells(Estimator):
         return round(e / self.step) * self.step if self.step else e
 
     def variance(self, layer: Crossbar, x: Tensor, within: float) -> float:
-        """Var(ê − e_B) = σ_W²/n + read_noise² + step²/12."""
+        """E(ê − e_B)² = σ_W²/n + read_noise² + step²/12; the last term is a mean over e_B, for small steps."""
         return within**2 / self.n + self.read_noise**2 + self.step**2 / 12
 
     def cells(self, net: nn.Module) -> int:
@@ -138,12 +134,13 @@ class ReferenceCells(Estimator):
 
 
 @dataclass(frozen=True)
-class ReferenceColumns(Estimator):
+class ReferenceColumns:
     """m dummy columns of equal cells a layer and group, driven by the layer's inputs at every inference.
 
-    Their mean output over that of an ideal column is the reading:  ê = d/(w₀·S) − 1 = e_B + Σ x·e_W / S.
-    ê is 0 (no correction) where K_eff < 1: a column at such an input (blank, or signed and cancelling) tells less of
-    e_B than a single cell.  The charge ê·S needs no division.  Raises ValueError for m < 1."""
+    Proportional: cells of any weight w₀; the mean output d over that of an ideal column tells  ê = d/(w₀·S) − 1
+    = e_B + Σ x·e_W / S.  ê is 0 (no correction) where K_eff < 1: a column at such an input (blank, or signed and
+    cancelling) tells less of e_B than a single cell.  Layer-fixed: cells of weight 0, whose mean output
+    max|q_w|·Σ x·e is the correction itself, without S.  Raises ValueError for m < 1."""
 
     m: int
 
@@ -156,11 +153,10 @@ class ReferenceColumns(Estimator):
 
     def deviation(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
         charge = self.charge(layer, name, chip, variation)
-        return lambda x: torch.where(self.reads(layer, x), charge(x) / column_sum(layer, x), 0.0)
+        return lambda x: torch.where(self.reads(layer, x), charge(x) / layer.input_sum(x), 0.0)
 
     def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
-        ones = one_column(layer)
-        own = variation.own(chip.z_columns(name, (self.m, *ones.shape))).mean(0).to(ones)
+        own = variation.own(chip.z_columns(name, (self.m, *column_shape(layer)))).mean(0).to(layer.weight)
         return lambda x: layer.op(x, variation.shared(chip) + own)
 
     def variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
@@ -169,7 +165,7 @@ class ReferenceColumns(Estimator):
 
     def charge_variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
         """Var(ê·S) = σ_W²·‖x‖²/m, at S = 0 too."""
-        return within**2 * input_power(layer, x) / self.m
+        return within**2 * layer.input_sum(x.square()) / self.m
 
     @property
     def readings(self) -> int:
@@ -177,11 +173,11 @@ class ReferenceColumns(Estimator):
 
     @staticmethod
     def reads(layer: Crossbar, x: Tensor) -> Tensor:
-        """Where the columns' reading is used."""
-        return effective_cells(layer, x) >= 1
+        """Where the columns' reading is used: K_eff ≥ 1, a hair below for single inputs, whose K_eff is just 1."""
+        return effective_cells(layer, x) > 1 - 1e-3
 
     def cells(self, net: nn.Module) -> int:
-        return sum(self.m * one_column(layer).numel() for _, layer in crossbars(net))
+        return sum(self.m * math.prod(column_shape(layer)) for _, layer in crossbars(net))
 
 
 # -- corrections ----------------------------------------------------------------------------------------------
@@ -197,9 +193,9 @@ class Gain:
     def __post_init__(self):
         real("floor", self.floor, 1e-6, 1)
 
-    def slot(self, estimator: Estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
+    def slot(self, estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
         read = estimator.deviation(layer, name, chip, variation)
-        return lambda y, x: y / _over((1 + read(x)).clamp_min(self.floor), y).to(y.dtype)
+        return lambda y, x: y / over_outputs(layer, (1 + read(x)).clamp_min(self.floor)).to(y.dtype)
 
 
 @dataclass(frozen=True)
@@ -208,9 +204,9 @@ class Offset:
 
     law = "layer-fixed"
 
-    def slot(self, estimator: Estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
+    def slot(self, estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
         read, top = estimator.charge(layer, name, chip, variation), peak(layer)
-        return lambda y, x: y - _over(top * read(x), y)
+        return lambda y, x: y - over_outputs(layer, top * read(x))
 
 
 CORRECTIONS = {correction.law: correction for correction in (Gain, Offset)}
@@ -229,10 +225,15 @@ def refuse_other_law(correction, variation: Variation) -> None:
 class SelfTuning:
     """A tuner for `evaluate` and `programmed`: fills the second slot of every layer.
 
-    correction: None for that of the variation's law.  Raises ValueError for the correction of another law."""
+    estimator: a `ReadOnce` (oracle, cells, your own) or `ReferenceColumns`.  correction: None for that of the variation's
+    law.  Raises ValueError for the correction of another law, or an estimator that is no dataclass."""
 
-    estimator: Estimator
+    estimator: ReadOnce | ReferenceColumns
     correction: Gain | Offset | None = None
+
+    def __post_init__(self):
+        if not is_dataclass(self.estimator) or isinstance(self.estimator, type):
+            raise ValueError(f"an estimator must be a frozen dataclass such as ReferenceCells(256), got {self.estimator!r}")
 
     @property
     def label(self) -> str:

@@ -180,18 +180,18 @@ def reestimate_batch_norm(
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    with evaluating(net):
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # torch: a cumulative average
-            layer.train()
-        for draw, x in enumerate(_endless(images, batch_size, seed)):
-            if draw == draws:
-                break
-            with fabricated(net, Chip.of("batch-norm", draw, seed), variation):
-                net(x)
-    for layer, momentum in zip(layers, momenta):
-        layer.momentum = momentum
+    try:
+        with evaluating(net):
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # torch: a cumulative average
+                layer.train()
+            for draw, x in zip(range(draws), _endless(images, batch_size, seed)):
+                with fabricated(net, Chip.of("batch-norm", draw, seed), variation):
+                    net(x)
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
 
 
 def _endless(images: Images, batch_size: int, seed: int) -> Iterator[Tensor]:

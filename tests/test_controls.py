@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lib import Chip, Recipe, Variation, build, evaluate, fit, programmed, to_analog
+from lib import Chip, Images, Recipe, Variation, build, evaluate, fit, programmed, to_analog
 from lib.accounting import cost
 from lib.analog import crossbars, evaluating
 from lib.controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold, traffic
-from lib.selftuning import Oracle, ReferenceCells, SelfTuning, column_sum, peak
+from lib.selftuning import Oracle, ReferenceCells, ReferenceColumns, SelfTuning, peak
 
 ALL = [StaticFold(Oracle(), 32), OutputGain(8), PerChipBatchNorm(64, 32), PerChipBatchNorm(32, 32), NoisyBatchNorm(Variation(0.3), 4)]
 
@@ -56,7 +56,7 @@ def test_static_fold_subtracts_the_mean_charge(images):
         for name, layer in crossbars(net):
             inputs, y = seen[name]
             shift = layer.correct(y, inputs) - y
-            sums = column_sum(layer, inputs).mean((0, 2, 3)).repeat_interleave(4 // layer.groups)
+            sums = layer.input_sum(inputs).mean((0, 2, 3)).repeat_interleave(4 // layer.groups)
             torch.testing.assert_close(shift.mean((0, 2, 3)), -variation.shared(chip) * peak(layer) * sums, rtol=1e-4, atol=1e-5)
             assert shift.flatten(2).std(2).max() < 1e-5  # the same everywhere: that is what makes it static
     with evaluating(net), programmed(net, chip, variation):
@@ -89,6 +89,73 @@ def test_batch_norm_on_the_chip_is_of_that_chip(trained, images):
     torch.testing.assert_close(found["y"].std((0, 2, 3)), layer.weight.detach().abs(), atol=2e-3, rtol=2e-3)
 
 
+def test_noisy_batch_norm_is_the_average_over_other_chips(trained, images):
+    variation = Variation(0.3, 0.2)
+    tuner, first = NoisyBatchNorm(variation, 3).bind(trained, images), trained[1]
+    found = []
+    for chip in (Chip.of("test", 0), Chip.of("test", 1)):
+        with evaluating(trained), programmed(trained, chip, variation, tuner):
+            found.append(first.running_mean.clone())
+    by_hand, net = [], trained[0]
+    for draw, (x, _) in zip(range(3), (batch for epoch in range(3) for batch in images.batches(128, ("batch-norm", 0, epoch)))):
+        with evaluating(trained), programmed(trained, Chip.of("batch-norm", draw), variation):
+            by_hand.append(net(x).mean((0, 2, 3)))
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0], torch.stack(by_hand).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_an_interrupt_while_a_chip_is_measured_leaves_no_trace(trained, images):
+    before = {k: v.clone() for k, v in trained.state_dict().items()}
+    tuner = PerChipBatchNorm(64, 32).bind(trained, images)
+    hook = trained[-1].register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), programmed(trained, Chip(0), Variation(0.2), tuner):
+        pass
+    hook.remove()
+    assert all(torch.equal(v, before[k]) for k, v in trained.state_dict().items())
+    assert all(m.momentum == 0.1 for m in trained.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_traffic_sees_the_corrected_network(trained, images):
+    x, variation = images.normalized()[:8], Variation(between=0.3)
+    chip = next(c for c in map(Chip, range(40)) if variation.shared(c) < -0.3)
+    nominal = traffic(trained, x)
+    with programmed(trained, chip, variation, SelfTuning(Oracle())):
+        tuned = traffic(trained, x)
+    with programmed(trained, chip, variation):
+        untuned = traffic(trained, x)
+    last = list(nominal)[-1]
+    torch.testing.assert_close(tuned[last][0], nominal[last][0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(untuned[last][0], nominal[last][0], atol=1e-2)
+
+
+def test_silent_probes_and_unreached_layers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.used(x.flatten(1).relu())
+
+    net, blank = to_analog(Net()), Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4) % 2, (0.5,), (1.0,))
+    for law, control in (("proportional", OutputGain(2)), ("layer-fixed", StaticFold(Oracle(), 2))):
+        with programmed(net, Chip(1), Variation(0.1, 0.2, law), control.bind(net, blank)):
+            assert torch.isfinite(net(torch.rand(2, 1, 2, 2))).all()
+            y = torch.ones(2, 3)
+            assert torch.equal(net.used.correct(y, None), y)  # nothing to go by: gain 1, offset 0
+
+
+def test_static_fold_of_sequences():
+    torch.manual_seed(0)
+    net = to_analog(nn.Sequential(nn.Flatten(2), nn.Linear(4, 8, bias=False)))
+    data = Images(torch.randint(0, 255, (4, 3, 2, 2), dtype=torch.uint8), torch.arange(4) % 2, (0.0,) * 3, (1.0,) * 3)
+    tuner, chip, variation = StaticFold(Oracle(), 4).bind(net, data), Chip(2), Variation(between=0.2, law="layer-fixed")
+    with programmed(net, chip, variation, tuner):
+        shift = net[1].correct(torch.zeros(2, 3, 8), None)
+    mean_sum = data.normalized().flatten(2).sum(2).mean()
+    torch.testing.assert_close(shift, (-variation.shared(chip) * peak(net[1]) * mean_sum).expand(2, 3, 8))
+
+
 def test_a_network_without_batch_norm_is_told_what_to_use(images):
     net = to_analog(build("lenet5-classic", 1, 3, 28), "A4W4", torch.randn(4, 1, 28, 28))
     with pytest.raises(ValueError, match="no batch norm to re-estimate; use SelfTuning or OutputGain"):
@@ -101,6 +168,8 @@ def test_a_network_without_batch_norm_is_told_what_to_use(images):
         (lambda: StaticFold(Oracle(), 0), "images.* ≥ 1, got 0"),
         (lambda: OutputGain(0), "images.* ≥ 1, got 0"),
         (lambda: PerChipBatchNorm(64, 128), "images.* ≥ 128, got 64"),
+        (lambda: PerChipBatchNorm(1000, 128), "multiple of batch_size 128, got 1000"),
+        (lambda: StaticFold(ReferenceColumns(2)), "reads the chip once, got ReferenceColumns"),
         (lambda: NoisyBatchNorm(Variation(0.1), 0), "draws.* ≥ 1, got 0"),
     ],
 )
