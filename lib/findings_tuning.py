@@ -6,17 +6,14 @@ Recovery: (tuned − untuned)/(oracle − untuned), a ratio of means over the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
 from . import studies
-from .accounting import cost, floored_chips, knee, predicted_error, simulated_error
-from .analog import Crossbar, crossbars
-from .controls import traffic
-from .findings import exactly
+from .accounting import cost, floored_chips
 from .findings_mixed import chips_of, columns, mixed, place
 from .profiles import CLAIM_SHARE, Profile, Setting
 from .selftuning import Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
@@ -250,37 +247,7 @@ def reading_claims(readings: pd.DataFrame, profile: Profile) -> list[Claim]:
     return claims
 
 
-# -- the error of one layer -----------------------------------------------------------------------------------
-
-
-def error_table(layer: Crossbar, x: Tensor, within: float, sizes: Sequence[int], chips: int, e_between: float = 0.2) -> pd.DataFrame:
-    """law, kind, size, predicted, simulated: error variance of a corrected layer at fixed e_B, averaged over outputs
-    and inputs and divided by the layer's own part (what the oracle leaves)."""
-    rows = []
-    for law in ("proportional", "layer-fixed"):
-        own = predicted_error(layer, x, Oracle(), within, law, e_between)[0].mean()
-        for kind, made, counts in (("cells", ReferenceCells, sizes), ("columns", ReferenceColumns, (1, 2, 4, 8))):
-            for size in counts:
-                predicted = predicted_error(layer, x, made(size), within, law, e_between)[0].mean() / own
-                found = simulated_error(layer, x, made(size), within, law, e_between, chips=range(chips))[0].mean() / own
-                rows.append({"law": law, "kind": kind, "size": size, "predicted": float(predicted), "simulated": float(found)})
-    return pd.DataFrame(rows)
-
-
-def error_claims(errors: pd.DataFrame, point: str, chips: int) -> list[Claim]:
-    """Formula and simulation agree within 15% at every size."""
-    worst = float((errors.simulated / errors.predicted - 1).abs().max())
-    return [Claim("simulated error variance lies within 15 % of the formula (points to spare)", f"{point}, {chips} chips", exactly(15 - 100 * worst), of="sweep")]
-
-
-def knee_table(net: nn.Module, batch: Tensor) -> pd.DataFrame:
-    """layer, cells, fan_in, K_eff, gain_knee: where the error of n cells equals the layer's own."""
-    rows, layers = [], dict(crossbars(net))
-    for name, (x, _) in traffic(net, batch).items():
-        layer = layers[name]
-        row = {"layer": name, "cells": layer.weight.numel(), "fan_in": layer.weight[0].numel()}
-        rows.append(row | {"K_eff": knee(layer, x, "layer-fixed"), "gain_knee": knee(layer, x, "proportional")})
-    return pd.DataFrame(rows)
+# -- prices --------------------------------------------------------------------------------------------------
 
 
 def price_table(setting: Setting, profile: Profile, net: nn.Module, batch: Tensor, law: str) -> pd.DataFrame:

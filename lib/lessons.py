@@ -11,10 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .accounting import shared_gain
-from .analog import evaluating, programmed
+from .accounting import column_positions, knee, predicted_error, shared_gain, simulated_error
+from .analog import Crossbar, crossbars, evaluating, programmed
+from .controls import traffic
 from .findings import exactly, scaled
+from .profiles import CLAIM_SHARE, Profile
 from .quantizers import activation_quantizer
+from .selftuning import Oracle, ReferenceCells, ReferenceColumns
 from .statistics import Claim, proportion, variance_components
 from .trials import QUANTIZED
 from .variation import Chip, Variation
@@ -218,3 +221,48 @@ def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
     at = gains[np.isclose(gains.e_between, -0.5)].set_index("statistics").accuracy
     lost = exactly(at["of the batch (training)"] - at["running (evaluation)"])
     return [Claim("at e_B = −0.5 running statistics lose more than those of the batch (points)", point, lost, of="sweep")]
+
+
+# -- 06: the error of one layer --------------------------------------------------------------------------------
+
+
+def error_table(layer: Crossbar, x: Tensor, within: float, sizes: Sequence[int], chips: int, e_between: float = 0.2) -> pd.DataFrame:
+    """law, kind, size, predicted, simulated: error variance of a corrected layer at fixed e_B, averaged over outputs
+    and inputs and divided by the layer's own part (what the oracle leaves)."""
+    rows = []
+    for law in ("proportional", "layer-fixed"):
+        own = predicted_error(layer, x, Oracle(), within, law, e_between)[0].mean()
+        for kind, made, counts in (("cells", ReferenceCells, sizes), ("columns", ReferenceColumns, (1, 2, 4, 8))):
+            for size in counts:
+                predicted = predicted_error(layer, x, made(size), within, law, e_between)[0].mean() / own
+                found = simulated_error(layer, x, made(size), within, law, e_between, chips=range(chips))[0].mean() / own
+                rows.append({"law": law, "kind": kind, "size": size, "predicted": float(predicted), "simulated": float(found)})
+    return pd.DataFrame(rows)
+
+
+def error_claims(errors: pd.DataFrame, point: str, chips: int) -> list[Claim]:
+    """Formula and simulation agree within 15% at every size."""
+    worst = float((errors.simulated / errors.predicted - 1).abs().max())
+    return [Claim("simulated error variance lies within 15 % of the formula (points to spare)", f"{point}, {chips} chips", exactly(15 - 100 * worst), of="sweep")]
+
+
+def knee_table(net: nn.Module, batch: Tensor) -> pd.DataFrame:
+    """layer, cells, fan_in, K_eff, gain_knee: where the error of n cells equals the layer's own."""
+    rows, layers = [], dict(crossbars(net))
+    for name, (x, _) in traffic(net, batch).items():
+        layer = layers[name]
+        row = {"layer": name, "cells": layer.weight.numel(), "fan_in": layer.weight[0].numel()}
+        rows.append(row | {"K_eff": knee(layer, x, "layer-fixed"), "gain_knee": knee(layer, x, "proportional")})
+    return pd.DataFrame(rows)
+
+
+def position_table(nets: Mapping[tuple[str, str], nn.Module], profile: Profile, batch: Tensor, columns: int) -> pd.DataFrame:
+    """network, positions, uncorrected (%), floored (%): dummy columns under the proportional law, on test chip 0."""
+    rows = []
+    for setting in profile.settings:
+        net, v = nets[setting.network, "proportional"], Variation.split(setting.sigma["proportional"], CLAIM_SHARE)
+        found = pd.DataFrame(column_positions(net, batch, ReferenceColumns(columns), v, Chip.of("test", 0)))
+        share = 100 * found[["uncorrected", "floored"]].sum() / found.positions.sum()
+        first = 100 * found.uncorrected[0] / found.positions[0]
+        rows.append({"network": setting.network, "positions": found.positions.sum(), **share, "uncorrected in the first layer": first})
+    return pd.DataFrame(rows)
