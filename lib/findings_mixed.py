@@ -267,5 +267,5 @@ def part_claims(parts: pd.DataFrame, profile: Profile) -> list[Claim]:
         worst = rows.loc[rows.loss.idxmax()]
         setting = next(s for s in profile.settings if s.network == network)
         e = Estimate(worst.loss, worst.loss_low, worst.loss_high, int(worst.n_chips))
-        claims.append(Claim(f"the {component} part in {worst.part} alone costs accuracy (points)", place(setting, "QAVAT", mixed(setting, law)), e))
+        claims.append(Claim(f"the {component} part in {worst.part} alone, the worst found, costs accuracy (points)", place(setting, "QAVAT", mixed(setting, law)), e))
     return claims
