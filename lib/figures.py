@@ -42,9 +42,13 @@ STYLE = {
 }
 TUNING_STYLE = {
     "none": {"color": "#767676", "marker": "x", "linestyle": ":"},
-    "tuned": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "tuned": {"color": "#56B4E9", "marker": "o", "linestyle": "-"},
     "oracle": {"color": "#E69F00", "marker": "^", "linestyle": "--"},
-    "columns": {"color": "#009E73", "marker": "s", "linestyle": "-."},
+    "columns": {"color": "#882255", "marker": "s", "linestyle": "-."},
+}
+# patterns and components of variation are no methods: greys
+PATTERN_STYLE = {name: {"color": "#BBBBBB"} for name in ("within only", "within")} | {
+    name: {"color": "#555555"} for name in ("mixed, ρ = 0.5", "between")
 }
 BITS_STYLE = [
     {"color": "#0072B2", "marker": "o", "linestyle": "-"},
@@ -101,14 +105,21 @@ def bars(ax, rows: pd.DataFrame, category: str, group: str, value: str, styles: 
 
 
 def told(table: pd.DataFrame, panel: Sequence[str], line: str | Sequence[str], value: str) -> str:
-    """Alt text of lines or bars: panel by panel, where each line starts and ends, or what each bar shows."""
+    """Alt text of lines or bars: panel by panel, where each line starts and ends and what lies beyond its ends, or what
+    each bar shows."""
+
+    def short(v: float) -> str:
+        return f"{v:.0f}" if abs(v) >= 2 else f"{v:.2g}"
+
     parts = []
     for case, rows in table.groupby(list(panel), sort=False):
         ends = []
         for name, values in rows.groupby(line, sort=False)[value]:
             name = " ".join(map(str, name)) if isinstance(name, tuple) else name
-            shown = [f"{v:.0f}" if abs(v) >= 2 else f"{v:.2g}" for v in (values.iloc[0], values.iloc[-1])]
-            ends.append(f"{name} {shown[0]}" if len(values) == 1 else f"{name} from {shown[0]} to {shown[1]}")
+            first, last, margin = values.iloc[0], values.iloc[-1], 0.05 * (values.max() - values.min())
+            text = f"{name} {short(first)}" if len(values) == 1 else f"{name} from {short(first)} to {short(last)}"
+            text += f", up to {short(values.max())} between" if values.max() > max(first, last) + margin else ""
+            ends.append(text + (f", down to {short(values.min())} between" if values.min() < min(first, last) - margin else ""))
         parts.append(f"{', '.join(NAMES.get(str(c), str(c)) for c in case)}: {', '.join(ends)}")
     return ". ".join(parts) + "."
 
@@ -124,9 +135,10 @@ def legend_above(fig, ax) -> None:
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=len(ax.get_legend_handles_labels()[0]))
 
 
-def span(ax) -> str:
-    """The range of the vertical axis, for an alt text: "40 to 90"."""
-    return "{:.0f} to {:.0f}".format(*ax.get_ylim())
+def span(axes) -> str:
+    """The range of the vertical axes of one or several panels, for an alt text: "40 to 90"."""
+    limits = np.array([ax.get_ylim() for ax in np.ravel(axes)])
+    return f"{limits.min():.0f} to {limits.max():.0f}"
 
 
 def publish(

@@ -202,7 +202,7 @@ def smallest_table(sizes: pd.DataFrame) -> pd.DataFrame:
     for (network, law, kind), group in sizes.groupby(["network", "law", "kind"], sort=False):
         found = {"network": network, "law": law, "kind": kind}
         for name, column in (("estimate", "below_oracle"), ("interval", "below_oracle_high")):
-            good = group[group[column] < 1]
+            good = group[group[column] <= 1]
             found |= {f"by_{name}": good["size"].min() if len(good) else np.nan, f"cells_{name}": good["cells"].min() if len(good) else np.nan}
         rows.append(found)
     return pd.DataFrame(rows)
@@ -220,7 +220,8 @@ def size_claims(results, profile: Profile) -> list[Claim]:
 
 
 def reading_table(results, profile: Profile) -> pd.DataFrame:
-    """network, law, error ("noise" or "step"), size, mean, lost (paired points against an exact reading)."""
+    """network, law, error ("noise" or "step"), size, deviation (the size itself, or step/√12), mean, lost (paired points
+    against an exact reading)."""
     rows = []
     for setting in profile.settings:
         for law, _ in profile.shares:
@@ -231,7 +232,8 @@ def reading_table(results, profile: Profile) -> pd.DataFrame:
             for error, size, estimator in tried:
                 values = chips_of(results, setting, "QAVAT", v, estimator.label, sweep=True)
                 rows.append(
-                    {"network": setting.network, "law": law, "error": error, "size": size, **columns("mean", bootstrap_mean(values)),
+                    {"network": setting.network, "law": law, "error": error, "size": size,
+                     "deviation": size / (1 if error == "noise" else np.sqrt(12)), **columns("mean", bootstrap_mean(values)),
                      **columns("lost", paired_difference(exact, values)), "n_chips": len(values)}
                 )  # fmt: skip
     return pd.DataFrame(rows)

@@ -227,7 +227,7 @@ def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
 
 
 def error_table(layer: Crossbar, x: Tensor, within: float, sizes: Sequence[int], chips: int, e_between: float = 0.2) -> pd.DataFrame:
-    """law, kind, size, predicted, simulated: error variance of a corrected layer at fixed e_B, averaged over outputs
+    """law, kind, size, cells, predicted, simulated: error variance of a corrected layer at fixed e_B, averaged over outputs
     and inputs and divided by the layer's own part (what the oracle leaves)."""
     rows = []
     for law in ("proportional", "layer-fixed"):
@@ -236,7 +236,9 @@ def error_table(layer: Crossbar, x: Tensor, within: float, sizes: Sequence[int],
             for size in counts:
                 predicted = predicted_error(layer, x, made(size), within, law, e_between)[0].mean() / own
                 found = simulated_error(layer, x, made(size), within, law, e_between, chips=range(chips))[0].mean() / own
-                rows.append({"law": law, "kind": kind, "size": size, "predicted": float(predicted), "simulated": float(found)})
+                cells = size if kind == "cells" else size * layer.weight[0].numel()
+                row = {"law": law, "kind": kind, "size": size, "cells": cells}
+                rows.append(row | {"predicted": float(predicted), "simulated": float(found)})
     return pd.DataFrame(rows)
 
 
@@ -246,13 +248,15 @@ def error_claims(errors: pd.DataFrame, point: str, chips: int) -> list[Claim]:
     return [Claim("simulated error variance lies within 15 % of the formula (points to spare)", f"{point}, {chips} chips", exactly(15 - 100 * worst), of="sweep")]
 
 
-def knee_table(net: nn.Module, batch: Tensor) -> pd.DataFrame:
-    """layer, cells, fan_in, K_eff, gain_knee: where the error of n cells equals the layer's own."""
-    rows, layers = [], dict(crossbars(net))
-    for name, (x, _) in traffic(net, batch).items():
-        layer = layers[name]
+def knee_table(proportional: nn.Module, layer_fixed: nn.Module, batch: Tensor) -> pd.DataFrame:
+    """layer, cells, fan_in, gain_knee, K_eff: where the error of n cells equals the layer's own, in the network trained
+    for each law."""
+    rows, cases = [], (("gain_knee", "proportional", proportional), ("K_eff", "layer-fixed", layer_fixed))
+    seen = {law: traffic(net, batch) for _, law, net in cases}
+    for name, layer in crossbars(proportional):
         row = {"layer": name, "cells": layer.weight.numel(), "fan_in": layer.weight[0].numel()}
-        rows.append(row | {"K_eff": knee(layer, x, "layer-fixed"), "gain_knee": knee(layer, x, "proportional")})
+        row |= {column: knee(dict(crossbars(net))[name], seen[law][name][0], law) for column, law, net in cases}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
