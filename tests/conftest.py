@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from lib import to_analog
 from lib.data import Images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,3 +50,25 @@ def companion(folder: Path, *arguments: str, **options) -> subprocess.CompletedP
 def environment(folder: Path) -> dict[str, str]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ANALOG_PIM_")}
     return clean | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+# every kind of layer that self-tuning must serve
+LAYERS = {
+    "linear": lambda: nn.Linear(12, 7),
+    "conv": lambda: nn.Conv2d(4, 6, 3),
+    "stride": lambda: nn.Conv2d(4, 6, 3, stride=2),
+    "padding": lambda: nn.Conv2d(4, 6, 3, padding=1),
+    "reflect": lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"),
+    "dilation": lambda: nn.Conv2d(4, 6, 3, dilation=2),
+    "groups": lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1),
+    "depthwise": lambda: nn.Conv2d(4, 8, 3, groups=4, bias=False),
+}
+
+
+def layer_and_input(kind, signed):
+    """An A4W4 analog layer of `LAYERS` and a batch of inputs, with or without negative values."""
+    torch.manual_seed(len(kind))
+    module = LAYERS[kind]()
+    x = torch.randn(5, 12) if kind == "linear" else torch.randn(5, 4, 9, 9)
+    x = x if signed else x.abs()
+    return to_analog(module, "A4W4", x), x
