@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from . import studies
 from .accounting import cost, floored_chips
-from .findings_mixed import chips_of, columns, mixed, place
+from .findings import YIELD_MARGIN, scaled
+from .findings_mixed import chips_of, columns, float_accuracy, mixed, place
 from .profiles import CLAIM_SHARE, Profile, Setting
 from .selftuning import Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
-from .statistics import Claim, Estimate, bootstrap_mean, mean, paired_difference, recovery
+from .statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, paired_difference, recovery
 from .variation import Variation
 
 NEEDED_GAIN, NEEDED_RECOVERY, ALLOWED_LOSS = 5.0, 0.8, 10.0
@@ -25,12 +26,12 @@ PROBED = ("QAT", "QAVAT")
 
 
 def tuned_table(results, profile: Profile) -> pd.DataFrame:
-    """network, law, net, tuning: mean, both losses and recovery with intervals, 5% quantile; the full measurements."""
+    """network, law, net, tuning: mean, both losses, recovery, yield (%) with intervals, 5% quantile; full measurements."""
     rows = []
     for setting in profile.settings:
         for law, _ in profile.shares:
             reference = chips_of(results, setting, "QAT", Variation(law=law))[0]
-            v = mixed(setting, law)
+            v, threshold = mixed(setting, law), float_accuracy(results, setting) - YIELD_MARGIN
             for net in PROBED:
                 ideal = chips_of(results, setting, net, Variation(law=law))[0]
                 untuned, oracle = (chips_of(results, setting, net, v, label) for label in ("none", "oracle"))
@@ -39,8 +40,18 @@ def tuned_table(results, profile: Profile) -> pd.DataFrame:
                     row = {"network": setting.network, "law": law, "net": net, "tuning": label, **columns("mean", bootstrap_mean(values))}
                     row |= columns("loss_own", bootstrap_mean(ideal - values)) | columns("loss", bootstrap_mean(reference - values))
                     row |= columns("recovery", recovery(values, untuned, oracle)) | {"q05": float(np.quantile(values, 0.05)), "n_chips": len(values)}
-                    rows.append(row)
+                    rows.append(row | columns("yield", scaled(chip_yield(values, threshold), 100)))
     return pd.DataFrame(rows)
+
+
+def yield_claims(tuned: pd.DataFrame, profile: Profile) -> list[Claim]:
+    """Tuned by reference cells, more than half of the chips are good."""
+    claims = []
+    for r in tuned[~tuned.tuning.isin(["none", "oracle"])].rename(columns={"yield": "good"}).itertuples():
+        setting = next(s for s in profile.settings if s.network == r.network)
+        share = Estimate(r.good, r.yield_low, r.yield_high, r.n_chips)
+        claims.append(Claim("self-tuned, more than 50 % of the chips are good (%)", place(setting, r.net, mixed(setting, r.law)), share, 50.0))
+    return claims
 
 
 def recovery_claims(results, profile: Profile) -> list[Claim]:
