@@ -9,6 +9,7 @@ An independent reproduction.  [paper] = the abstract; [code 2021] = github.com/J
 reconstruction.
 """
 
+from .adaptive import evaluate_mean
 from .analog import programmed, report, to_analog
 from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
 from .data import Images, load
@@ -23,5 +24,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Bits", "Chip", "Counts", "Gain", "Images", "NoisyBatchNorm", "Offset", "Oracle", "OutputGain", "PerChipBatchNorm",
     "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning", "StaticFold", "Variation", "accuracy", "build",
-    "evaluate", "fit", "load", "post_training_quantize", "programmed", "reestimate_batch_norm", "report", "to_analog",
+    "evaluate", "evaluate_mean", "fit", "load", "post_training_quantize", "programmed", "reestimate_batch_norm",
+    "report", "to_analog",
 ]  # fmt: skip

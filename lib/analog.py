@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import one_of
-from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, weight_quantizer
+from .quantizers import QUANTIZER_SETS, Bits, LearnedStep, activation_quantizer, weight_quantizer
 from .variation import Chip, Variation
 
 Deviate = Callable[[Tensor], Tensor]  # q_w(w) ↦ w̃
-Correct = Callable[[Tensor, Tensor], Tensor]  # (ỹ, q_a(x)) ↦ y
+# (ỹ, q_a(x)) ↦ y; where it is linear it may say how it acts on the cells, fold(w̃): correct(op(x, w̃), x) = op(x, fold(w̃))
+Correct = Callable[[Tensor, Tensor], Tensor]
 # tuner(net, chip, variation): entered when the cells of `net` are in place; it fills the second slots, or adapts what
 # is digital and restores it at its end
 Tuner = Callable[[nn.Module, Chip, Variation], AbstractContextManager]
@@ -83,6 +84,19 @@ ANALOG = {nn.Linear: AnalogLinear, nn.Conv2d: AnalogConv2d, AnalogLinear: Analog
 def crossbars(net: nn.Module) -> Iterator[tuple[str, Crossbar]]:
     """(name, layer) of every analog layer, a shared one once, under its first name."""
     return ((name, m) for name, m in net.named_modules() if isinstance(m, Crossbar))
+
+
+WIDE = 8  # input channels of a convolution from which channels-last and bfloat16 pay; measured, benchmarks/results.md
+
+
+def wide(net: nn.Module) -> bool:
+    """Whether the convolutions of `net` have enough channels to gain from channels-last training and bfloat16."""
+    return any(m.in_channels // m.groups >= WIDE for m in net.modules() if isinstance(m, nn.Conv2d))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x (B, C, H, W) with its channels innermost in memory, for one channel too, where torch's own `to` is idle."""
+    return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
 
 
 @contextmanager
@@ -176,16 +190,40 @@ def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | 
 
 
 @contextmanager
-def written(net: nn.Module) -> Iterator[nn.Module]:
-    """Every crossbar's cells computed once instead of at each forward pass: many batches on one chip, no gradients."""
+def written(net: nn.Module, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
+    """Every crossbar as one chip computes it over many batches, without gradients; the same values, sooner:
+    cells are computed once, the activation step s_x and a linear correction are folded into them,
+
+        correct( op( s_x·codes(x), w̃ ) ) = op( codes(x), s_x·fold(w̃) )
+
+    dtype: of the convolutions, None for that of their weights.  Linear layers and what follows keep theirs, since
+    logits rounded to few bits would tie."""
     layers = [layer for _, layer in crossbars(net)]
-    for layer, cells in [(layer, layer.cells()) for layer in layers]:
-        layer.cells = lambda cells=cells: cells
+    for layer in layers:
+        layer.forward = _written(layer, dtype if isinstance(layer, AnalogConv2d) else None)
     try:
         yield net
     finally:
         for layer in layers:
-            del layer.cells
+            del layer.forward
+
+
+def _written(layer: Crossbar, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+    quantizer, correct, cells, bias = layer.quantize_input, layer.correct, layer.cells(), layer.bias
+    codes, step = (quantizer.codes, quantizer.scale) if isinstance(quantizer, LearnedStep) else (quantizer, 1.0)
+    if fold := getattr(correct, "fold", None):
+        cells, correct = fold(cells), None
+    cells = (cells * step).to(dtype or cells.dtype)
+    cells = cells.to(memory_format=torch.channels_last) if cells.dim() == 4 else cells
+    bias = None if bias is None else bias.view(layer.bias_shape).to(cells.dtype)
+
+    def forward(x: Tensor) -> Tensor:
+        x = codes(x).to(cells.dtype)
+        y = layer.op(x, cells)
+        y = y if correct is None else correct(y, x * step)
+        return y if bias is None else y + bias
+
+    return forward
 
 
 @dataclass(frozen=True)

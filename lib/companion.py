@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import engine, studies
+from . import cluster, engine, studies
 from .data import DATA_VARIABLE, ROOT
 from .profiles import PROFILES, Profile, profile
 from .store import Store
@@ -75,6 +75,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run_all.sh", description="Regenerate every figure of the companion.", allow_abbrev=False)
     parser.add_argument("--profile", default="quick", help=f"scale of the run: {', '.join(PROFILES)} (default: quick)")
     parser.add_argument("--only", metavar="03,05", help="run these notebooks alone")
+    parser.add_argument("--jobs", metavar="N", help="worker processes of this machine, 0 for none beside this one (default: one a core)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of this Dask scheduler, tcp://HOST:PORT")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--data-dir", metavar="DIR", help="where datasets are read from and downloaded to")
     parser.add_argument("--force", action="store_true", help="recompute results that the store already has")
@@ -98,6 +100,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.device:
         os.environ[engine.DEVICE_VARIABLE] = str(engine.device(options.device))
     engine.device()
+    if options.jobs is not None:
+        os.environ[cluster.JOBS_VARIABLE] = str(cluster.jobs(options.jobs))
+    if options.scheduler:
+        os.environ[cluster.SCHEDULER_VARIABLE] = options.scheduler
     if options.data_dir:
         if not Path(options.data_dir).is_dir():
             raise ValueError(f"--data-dir {options.data_dir!r} is no folder; name an existing one")
@@ -136,18 +142,19 @@ def _dry_run(wanted: list, store: Store) -> int:
     for m, chips in work.measurements:
         hours = engine.seconds(engine.Work([], [(m, chips)])) / 3600
         print(f"measure  {m.label:90} {len(chips):5} chips {hours:8.3f} h")
-    print(f"{len(work.trials)} trainings and {len(work.measurements)} measurements to do, about {engine.seconds(work) / 3600:.2f} h here")
+    hours = engine.seconds(work) / 3600
+    print(f"{len(work.trials)} trainings and {len(work.measurements)} measurements to do, about {hours:.2f} h of one core here")
     return 0
 
 
 def _render_all(chosen: Profile, selected: dict[str, Path]) -> list[Outcome]:
-    """Execute the notebooks, two at a time where there are two cores; the order of the report is theirs."""
+    """Execute the notebooks, as many at a time as there are cores; the order of the report is theirs."""
     build = ROOT / "build" / chosen.name
     staged = build / "staged"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     waiting, running, outcomes, began = list(selected.values()), {}, {}, time.monotonic()
-    at_once = min(2, os.cpu_count() or 1)
+    at_once = max(1, min(len(selected), cluster.jobs()))
     try:
         while waiting or running:
             while waiting and len(running) < at_once:

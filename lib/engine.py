@@ -1,7 +1,7 @@
 """collect(): measurements in, one table of counts out.  What the store lacks is trained and measured, in segments.
 
-Local and sequential: one process, one progress bar in estimated seconds.  An interrupt costs at most one training epoch
-or a few seconds of chips.
+Every segment (a training epoch, a few seconds of chips) is a Dask task that takes a state and returns one, so an
+interrupt or a lost worker costs a segment; the client submits what has become possible and stores what comes back.
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 
+from . import cluster, workers
+from .analog import to_analog
 from .checks import one_of
 from .data import Dataset, load
-from .evaluation import Counts, evaluate
+from .evaluation import PRECISIONS, Counts, best_precision
 from .networks import build
 from .store import DTYPE, MEASURING_SOURCES, TRAINING_SOURCES, Store, key_of
-from .trials import Measurement, Trial, restored, train
+from .training import State
+from .trials import Measurement, Trial, restored
 
 DEVICE_VARIABLE = "ANALOG_PIM_DEVICE"
-SHARD_SECONDS = 5.0  # counts are stored at least this often
-STEP_COST = 5.0  # a training step against a forward pass of the same images, for the estimate alone
+PRECISION_VARIABLE = "ANALOG_PIM_PRECISION"
+SHARD_SECONDS = 4.0  # of a task that measures, about
+URGENT = 10**9  # Dask priority of what is quick and needed by others
+STEP_COST = 3.0  # a training step against a forward pass of the same images, for the estimate alone
 
 
 def device(name: str | None = None) -> torch.device:
@@ -34,6 +39,19 @@ def device(name: str | None = None) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("unknown device 'cuda'; allowed: cpu; this machine or this build of torch has no CUDA GPU")
     return torch.device(name)
+
+
+def precision(trial: Trial) -> str:
+    """Of the Monte Carlo of a trial's network: ANALOG_PIM_PRECISION, else the best here; the client decides for all."""
+    if chosen := os.environ.get(PRECISION_VARIABLE):
+        return one_of("precision", chosen, PRECISIONS)
+    data = dataset_of(trial)
+    return _best_precision(trial.network, trial.width, data.channels, data.classes, data.size, device().type)
+
+
+@lru_cache
+def _best_precision(name: str, width: float, channels: int, classes: int, size: int, device: str) -> str:
+    return best_precision(to_analog(build(name, channels, classes, size, width)).to(device))
 
 
 def dataset_of(trial: Trial) -> Dataset:
@@ -46,7 +64,7 @@ def trial_key(trial: Trial) -> str:
 
 
 def measurement_key(m: Measurement) -> str:
-    config = {"checkpoint": trial_key(m.trial), "measurement": m.config(), "dtype": DTYPE}
+    config = {"checkpoint": trial_key(m.trial), "measurement": m.config(), "dtype": precision(m.trial)}
     return key_of(config, MEASURING_SOURCES)
 
 
@@ -110,75 +128,126 @@ def table(measurements: Iterable[Measurement], store: Store):
 
 
 def _compute(work: Work, store: Store, progress: bool) -> None:
+    from distributed import KilledWorker
     from tqdm import tqdm
 
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     calm = 0.5 if sys.stderr.isatty() else 30  # seconds between lines of a log file
-    with tqdm(total=seconds(work), bar_format=form, disable=not progress, mininterval=calm, dynamic_ncols=True) as bar:
+    tasks = len(work.trials) + len(work.measurements)
+    with (
+        tqdm(total=seconds(work), bar_format=form, disable=not progress, mininterval=calm, dynamic_ncols=True) as bar,
+        cluster.connected(tasks) as client,
+    ):
+        try:
+            _Run(client, work, store, bar).finish()
+        except KilledWorker as error:
+            raise RuntimeError(f"workers died again and again on one task, for lack of memory perhaps: {error}") from error
+
+
+class _Run:
+    """The graph as it unfolds: a trial's checkpoint, once there, starts what waits for it."""
+
+    def __init__(self, client, work: Work, store: Store, bar):
+        from distributed import as_completed
+
+        self.client, self.store, self.bar, self.device = client, store, bar, str(device())
+        self.futures = as_completed(loop=client.loop)
+        self.then: dict = {}  # future → what to do with its result
+        self.waiting: dict[Trial, list[Callable[[State], None]]] = {}
+        self.urgency = _critical_paths(work)
         for trial in work.trials:
-            _train(trial, store, bar)
+            self.want(trial, lambda state: None)
         for m, chips in work.measurements:
-            _measure(m, chips, store, bar)
+            self.want(m.trial, lambda state, m=m, chips=chips: self.measure(m, chips, state))
+
+    def finish(self) -> None:
+        """Store every result as it comes, in whatever order."""
+        for future in self.futures:
+            self.then.pop(future)(future.result())
+
+    def submit(self, then: Callable, function: Callable, *arguments, key: str, priority: float = 0) -> None:
+        future = self.client.submit(function, *arguments, key=key, priority=priority)
+        self.then[future] = then
+        self.futures.add(future)
+
+    def held(self, state: State | None, key: str):
+        """A future of a state that any number of tasks may share; the scheduler keeps it while one of them needs it."""
+        return None if state is None else self.client.submit(workers.held, state, key=f"held-{key}", priority=URGENT)
+
+    def want(self, trial: Trial, then: Callable[[State], None]) -> None:
+        """Call then(state) with the trial's checkpoint: now, or when it has been trained."""
+        state = None if trial in self.waiting else self.store.checkpoint(trial_key(trial))
+        if state is not None:
+            then(state)
+        elif trial in self.waiting:
+            self.waiting[trial].append(then)
+        else:
+            self.waiting[trial] = [then]
+            if trial.parent:
+                self.want(trial.parent, lambda parent: self.train(trial, parent))
+            else:
+                self.train(trial, None)
+
+    def train(self, trial: Trial, parent: State | None) -> None:
+        """Submit the next epoch of a trial."""
+        key = trial_key(trial)
+        state = self.store.progress(key)
+        epoch = int(state["epoch"]) + 1 if state else 1
+        start = None if state else self.held(parent, trial_key(trial.parent)) if parent else None
+        arguments = trial, dataset_of(trial).fingerprint, start, self.held(state, f"{key}-{epoch - 1}"), epoch, self.device
+        last = trial.method == "PTQ-VAT" or epoch == trial.recipe.epochs
+
+        def store(state: State) -> None:
+            self.bar.set_description(f"train {trial.label}", refresh=False)
+            self.bar.update(seconds(Work([trial], [])) / (1 if trial.method == "PTQ-VAT" else trial.recipe.epochs))
+            if not last:
+                self.store.save_progress(key, state, trial.config())
+                return self.train(trial, parent)
+            self.store.save_checkpoint(key, state, trial.config())
+            for then in self.waiting.pop(trial):
+                then({name: tensor for name, tensor in state.items() if name.startswith("net/")})
+
+        self.submit(store, workers.trained, *arguments, key=f"train-{key}-{epoch}", priority=self.urgency.get(trial, 0))
+
+    def measure(self, m: Measurement, chips: list[int], state: State) -> None:
+        """Submit the missing chips of a measurement, in groups of about SHARD_SECONDS."""
+        key, config = measurement_key(m), {"trial": m.trial.config(), **m.config()}
+        cost = seconds(Work([], [(m, chips)])) / len(chips)  # a chip
+        size = max(1, round(SHARD_SECONDS / cost))
+        checkpoint, fingerprint = self.held(state, trial_key(m.trial)), dataset_of(m.trial).fingerprint
+
+        def store(counts: Counts) -> None:
+            self.bar.set_description(m.label, refresh=False)
+            self.store.append_counts(key, counts, config)
+            self.bar.update(len(counts.chips) * cost)
+
+        for part in (chips[i : i + size] for i in range(0, len(chips), size)):
+            arguments = m, fingerprint, checkpoint, part, precision(m.trial), self.device
+            self.submit(store, workers.measured, *arguments, key=f"measure-{key}-{part[0]}-{part[-1]}", priority=-1)
 
 
-def _train(trial: Trial, store: Store, bar) -> None:
-    """Epoch by epoch, the state stored after each."""
-    bar.set_description(f"train {trial.label}", refresh=False)
-    key, dataset = trial_key(trial), dataset_of(trial)
-    config = trial.config()
-    state = store.progress(key)
-    epoch = int(state["epoch"]) if state else 0
-    parent = _checkpoint(trial.parent, store) if trial.parent else None
-    cost = STEP_COST * forward_seconds(trial.network, trial.width, trial.dataset)
-    while True:
-        epoch += 1
-        state = train(trial, dataset, parent, state, epoch, device(), lambda n: bar.update(n * cost))
-        if trial.method == "PTQ-VAT" or epoch == trial.recipe.epochs:
-            return store.save_checkpoint(key, state, config)
-        store.save_progress(key, state, config)
+def _critical_paths(work: Work) -> dict[Trial, float]:
+    """Trial → estimated seconds of the longest chain of trainings that begins with it: what should start first."""
+    paths: dict[Trial, float] = {}
+    for trial in reversed(work.trials):  # children after their parents
+        below = max((paths[t] for t in paths if t.parent == trial), default=0.0)
+        paths[trial] = seconds(Work([trial], [])) + below
+    return paths
 
 
-def _measure(m: Measurement, chips: list[int], store: Store, bar) -> None:
-    bar.set_description(m.label, refresh=False)
-    dataset = dataset_of(m.trial)
-    split = dataset.test if m.purpose == "test" else dataset.validation
-    images = split.balanced(m.images).to(device())
-    net = _checkpoint(m.trial, store).to(device())
-    key, config = measurement_key(m), {"trial": m.trial.config(), **m.config()}
-    cost = seconds(Work([], [(m, chips)])) / len(chips)  # a chip
-    for part in _shards(net, images, m, chips, dataset.train):
-        store.append_counts(key, part, config)
-        bar.update(len(part.chips) * cost)
-
-
-def _shards(net, images, m: Measurement, chips: list[int], train) -> Iterator[Counts]:
-    """Counts in groups of chips that took about SHARD_SECONDS; the first group is one chip."""
-    tuning = m.tuning and m.tuning.bind(net, train.to(device()))
-    start, size = 0, 1
-    while start < len(chips):
-        began = time.monotonic()
-        part = chips[start : start + size]
-        yield evaluate(net, images, m.variation, part, tuning=tuning, images_per_chip=m.images_per_chip, purpose=m.purpose)
-        start += size
-        size = max(1, int(len(part) * SHARD_SECONDS / (time.monotonic() - began)))
-
-
-def _checkpoint(trial: Trial, store: Store):
-    """The trained network; a checkpoint that was found damaged only now is trained again."""
+def _checkpoint(trial: Trial, store: Store) -> State:
+    """The state of a trained trial, trained now if the store lacks it or finds it damaged."""
     state = store.checkpoint(trial_key(trial))
     if state is None:
-        from tqdm import tqdm
-
-        for ancestor in _lineage(trial):
-            if not store.has_checkpoint(trial_key(ancestor)):
-                _train(ancestor, store, tqdm(disable=True))
+        missing = [t for t in _lineage(trial) if not store.has_checkpoint(trial_key(t))]
+        _compute(Work(missing, []), store, progress=False)
         state = store.checkpoint(trial_key(trial))
-    return restored(trial, dataset_of(trial), state)
+    return state
 
 
 def network(trial: Trial, store: Store | None = None):
     """The trained network of a trial, in evaluation mode on the CPU; trained now if the store lacks it."""
-    return _checkpoint(trial, store or Store())
+    return restored(trial, dataset_of(trial), _checkpoint(trial, store or Store()))
 
 
 def seconds(work: Work) -> float:
@@ -198,12 +267,12 @@ def seconds(work: Work) -> float:
 
 @lru_cache
 def forward_seconds(name: str, width: float, dataset: str) -> float:
-    """Seconds of a float forward pass an image, the better of two batches."""
+    """Seconds of a float forward pass an image on a task's threads, the best of three."""
     data = load(dataset)
     net = build(name, data.channels, data.classes, data.size, width).eval().to(device())
     x = data.train.take(slice(0, 100)).to(device()).normalized()
     times = []
-    with torch.no_grad():
+    with torch.no_grad(), workers.pinned():
         for _ in range(3):
             began = time.perf_counter()
             net(x).sum().item()

@@ -73,6 +73,10 @@ class ReadOnce:
         e = self.estimate(chip, variation)
         return lambda x: e * layer.input_sum(x)
 
+    def column(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Tensor:
+        """The deviation of cells whose product with x is the charge: ê in each."""
+        return torch.tensor(self.estimate(chip, variation), dtype=torch.float64)
+
     def charge_variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
         """Var(ê·S) = Var(ê − e_B)·S²."""
         return self.variance(layer, x, within) * layer.input_sum(x).square()
@@ -156,8 +160,13 @@ class ReferenceColumns:
         return lambda x: torch.where(self.reads(layer, x), charge(x) / layer.input_sum(x), 0.0)
 
     def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
+        column = self.column(layer, name, chip, variation)
+        return lambda x: layer.op(x, column.to(x.dtype))
+
+    def column(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Tensor:
+        """Mean deviation of the m columns, one column a group."""
         own = variation.own(chip.z_columns(name, (self.m, *column_shape(layer)))).mean(0).to(layer.weight)
-        return lambda x: layer.op(x, variation.shared(chip) + own)
+        return variation.shared(chip) + own
 
     def variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
         """Var(ê − e_B) = σ_W²/(m·K_eff): a column is worth K_eff cells."""
@@ -184,6 +193,17 @@ class ReferenceColumns:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """A correction that is linear in x and ỹ, with its equal on the cells: op(x, fold(w̃)) = correct(op(x, w̃), x)."""
+
+    correct: Correct
+    fold: Callable[[Tensor], Tensor]
+
+    def __call__(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.correct(y, x)
+
+
+@dataclass(frozen=True)
 class Gain:
     """y ← ỹ / max(1 + ê, floor).  The floor keeps a chip (or a position) of tiny or negative gain finite."""
 
@@ -195,7 +215,13 @@ class Gain:
 
     def slot(self, estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
         read = estimator.deviation(layer, name, chip, variation)
-        return lambda y, x: y / over_outputs(layer, (1 + read(x)).clamp_min(self.floor)).to(y.dtype)
+
+        def gain(x: Tensor) -> Tensor:
+            return over_outputs(layer, (1 + read(x)).clamp_min(self.floor)).to(x.dtype)
+
+        if isinstance(estimator, ReadOnce):  # one constant a chip, whatever x
+            return Linear(lambda y, x: y / gain(y), lambda w: w / gain(w))
+        return lambda y, x: y / gain(x)
 
 
 @dataclass(frozen=True)
@@ -206,7 +232,12 @@ class Offset:
 
     def slot(self, estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
         read, top = estimator.charge(layer, name, chip, variation), peak(layer)
-        return lambda y, x: y - over_outputs(layer, top * read(x))
+        column = top * estimator.column(layer, name, chip, variation).to(top)
+        outputs = layer.weight.shape[0] // getattr(layer, "groups", 1)
+        return Linear(
+            lambda y, x: y - over_outputs(layer, top * read(x)),
+            lambda w: w - (column.repeat_interleave(outputs, 0) if column.dim() else column),
+        )
 
 
 CORRECTIONS = {correction.law: correction for correction in (Gain, Offset)}

@@ -45,6 +45,14 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(centre, centre - half, centre + half, n)
 
 
+def chips_for(values: Sequence[float], half_width: float) -> int:
+    """Chips in all for a mean known to ± half_width (same unit as the values), from the variance of those measured:
+
+    n = max(n₀, ⌈(t(n₀−1)·s₀/h)²⌉)      first stage of Stein's procedure (Annals of Mathematical Statistics 16, 1945)"""
+    known, target = mean(values), real("half_width", half_width, 1e-9)
+    return max(known.n, math.ceil(known.n * ((known.high - known.value) / target) ** 2))
+
+
 def bootstrap_mean(values: Sequence[float], resamples: int = 9999, seed: int = 0) -> Estimate:
     """Mean and BCa bootstrap interval, which follows the skew of a heavy lower tail."""
     x = _values(values)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .analog import crossbars, evaluating, programmed, to_analog
+from .analog import channels_last, crossbars, evaluating, programmed, to_analog, wide
 from .checks import integer, one_of, real
 from .data import Augment, Images
 from .quantizers import TINY, Bits, LearnedStep, activation_step
@@ -94,7 +94,7 @@ def fit(
     net.train()
     for epoch in range(first, until):
         for i, (x, labels) in enumerate(images.batches(recipe.batch_size, ("train", seed, epoch), recipe.augment)):
-            step = epoch * steps + i
+            step, x = epoch * steps + i, _laid_out(x, net)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step / (steps * recipe.epochs))
             loss = _step(net, optimizer, x, labels, variation, Chip.of("training", step, seed))
@@ -117,6 +117,10 @@ def _step(net, optimizer, x: Tensor, labels: Tensor, variation: Variation, chip:
     return loss.item()
 
 
+def _laid_out(x: Tensor, net: nn.Module) -> Tensor:
+    return channels_last(x) if wide(net) and x.dim() == 4 else x
+
+
 @contextmanager
 def fabricated(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
     """`programmed`, or nothing at all without variation, so that a plain float module trains too."""
@@ -136,7 +140,7 @@ def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
 
 
 def _state(net: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> State:
@@ -188,7 +192,7 @@ def reestimate_batch_norm(
                 layer.train()
             for draw, x in zip(range(draws), _endless(images, batch_size, seed)):
                 with fabricated(net, Chip.of("batch-norm", draw, seed), variation):
-                    net(x)
+                    net(_laid_out(x, net))
     finally:
         for layer, momentum in zip(layers, momenta):
             layer.momentum = momentum

@@ -147,10 +147,10 @@ class Variation:
 
     def deviation(self, chip: Chip, layer: str, like: Tensor) -> Tensor:
         """e = e_B + e_W of one layer on one chip, with the shape, device and type of `like`."""
-        e = torch.full(like.shape, self.shared(chip))
-        if self.within:
-            e += self.own(chip.z_within(layer, tuple(like.shape)))
-        return e.to(like)
+        if not self.within:
+            return torch.full_like(like, self.shared(chip))
+        e = self.own(chip.z_within(layer, tuple(like.shape)))
+        return (e.add_(self.shared(chip)) if self.between else e).to(like)
 
     def varies(self, layer: str) -> bool:
         """Whether the cells of a layer deviate at all."""

@@ -85,6 +85,7 @@ def test_interrupted_runs_end_the_same():
         (["--profile", "fast"], ["'fast'", "smoke, quick, reduced, paper"]),
         (["--profile", "smoke", "--only", "00,42"], ["'42'", "00, 01, 02, 03"]),
         (["--device", "tpu"], ["'tpu'", "cpu, cuda"]),
+        (["--jobs", "many"], ["'many'", "0 to 256"]),
         (["--data-dir", "/nowhere/at/all"], ["/nowhere/at/all", "existing"]),
     ],
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import Recipe, Variation, engine
+from lib import Recipe, Variation, engine, workers
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
 from lib.selftuning import Oracle, ReferenceCells, SelfTuning
@@ -20,11 +20,17 @@ PTQ = replace(QAVAT, method="PTQ-VAT")
 
 @pytest.fixture(autouse=True)
 def toy(images, monkeypatch):
+    """A dataset that only this process knows, so everything is computed in it."""
     dataset = Dataset("toy", images, images.take(slice(0, 30)), images.take(slice(30, 90)), 3, "f" * 64)
-    monkeypatch.setattr(engine, "load", lambda name: dataset)
-    engine.forward_seconds.cache_clear()
+    monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
+    for module in (engine, workers):
+        monkeypatch.setattr(module, "load", lambda name: dataset)
+    caches = (engine.forward_seconds, workers.split, workers.network)
+    for cache in caches:
+        cache.cache_clear()
     yield
-    engine.forward_seconds.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 def collect(store, *measurements):
@@ -56,16 +62,16 @@ def test_a_second_call_computes_nothing(tmp_path, monkeypatch):
 def test_an_interrupted_training_goes_on_from_its_last_epoch(tmp_path, monkeypatch):
     undisturbed = collect(Store(tmp_path / "a"), Measurement(QAVAT, Variation(0.5), 3))
     store, calls = Store(tmp_path / "b"), []
-    real = engine.train
+    real = workers.train
 
-    def interrupted(trial, *arguments, **options):
-        calls.append((trial.method, arguments[3]))
+    def interrupted(trial, dataset, parent, state, until, *arguments):
+        calls.append((trial.method, until))
         if calls == [("float", 1), ("float", 2), ("QAVAT", 1), ("QAVAT", 2)]:
-            raise KeyboardInterrupt
-        return real(trial, *arguments, **options)
+            raise RuntimeError("on purpose")
+        return real(trial, dataset, parent, state, until, *arguments)
 
-    monkeypatch.setattr(engine, "train", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(workers, "train", interrupted)
+    with pytest.raises(RuntimeError, match="on purpose"):
         collect(store, Measurement(QAVAT, Variation(0.5), 3))
     resumed = collect(store, Measurement(QAVAT, Variation(0.5), 3))
     assert calls[4:] == [("QAVAT", 2)]
@@ -123,3 +129,28 @@ def test_tunings_and_slices_are_part_of_a_measurement(tmp_path):
     before = set(tmp_path.glob("checkpoints/*"))
     collect(store, Measurement(QAVAT, mixed, 3, tuning=SelfTuning(Oracle())))
     assert set(tmp_path.glob("checkpoints/*")) == before
+
+
+def test_the_longest_chain_of_trainings_starts_first(tmp_path):
+    longer = replace(QAVAT, recipe=replace(RECIPE, epochs=20))
+    work = engine.missing([Measurement(t, Variation(0.3)) for t in (PTQ, longer)], Store(tmp_path))
+    urgency = engine._critical_paths(work)
+    assert urgency[longer] > urgency[PTQ.parent] > urgency[PTQ] > 0
+    assert urgency[FLOAT] == pytest.approx(max(urgency.values()))
+
+
+def test_precision_is_part_of_the_key(monkeypatch):
+    m = Measurement(QAVAT, Variation(0.3))
+    keys = set()
+    for precision in ("float32", "bfloat16"):
+        monkeypatch.setenv("ANALOG_PIM_PRECISION", precision)
+        keys.add(engine.measurement_key(m))
+    assert len(keys) == 2
+    monkeypatch.setenv("ANALOG_PIM_PRECISION", "float16")
+    with pytest.raises(ValueError, match="'float16'; allowed: float32, bfloat16"):
+        engine.measurement_key(m)
+
+
+def test_a_worker_with_other_data_is_refused():
+    with pytest.raises(ValueError, match="fingerprint ffffffffffff, the client's has 000000000000"):
+        workers.dataset("toy", "0" * 64)

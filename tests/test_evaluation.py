@@ -1,9 +1,12 @@
 """Monte Carlo over chips: counts that add up, chips that pair."""
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
-from lib import Variation, build, evaluate, fit, to_analog
+from lib import Counts, Variation, adaptive, build, evaluate, evaluate_mean, fit, load, to_analog
+from lib.evaluation import best_precision
 from lib.training import Recipe
 
 
@@ -61,3 +64,72 @@ def test_slices_belong_to_the_chip_and_are_unbiased(images):
     whole = evaluate(model, images, Variation(0.8), 200)
     gap = sliced.accuracy - whole.accuracy  # the same chips
     assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(200) + 1e-9
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A small convolutional network of 16 channels, trained for a moment on real images, and 1,000 test images."""
+    data = load("fashion-mnist")
+    block = [nn.Conv2d(16, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *block, nn.Flatten(), nn.Linear(784, 10))
+    net = to_analog(net, "A4W2", data.train.take(slice(0, 64)).normalized())
+    fit(net, data.train.balanced(3000), Recipe(epochs=1, bn_draws=20), Variation(0.3))
+    return net, data.test.balanced(1000)
+
+
+@pytest.mark.parametrize("law", ["proportional", "layer-fixed"])
+def test_bfloat16_does_not_move_the_mean(wide, law):
+    """Less than 0.1 point over 200 paired chips; single predictions do differ."""
+    net, images = wide
+    variation = Variation.split(0.3, 0.5, law)
+    exact, fast = (evaluate(net, images, variation, 200, precision=p) for p in ("float32", "bfloat16"))
+    assert 40 < exact.accuracy.mean() < 85 and not np.array_equal(exact.correct, fast.correct)
+    assert abs((fast.accuracy - exact.accuracy).mean()) < 0.1
+
+
+def test_best_precision_is_chosen_by_what_the_network_is(wide, monkeypatch):
+    net, images = wide
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert best_precision(net) == "bfloat16"
+    narrow = to_analog(build("lenet5", 1, 10, 28), "A4W2", images.normalized()[:8])
+    assert best_precision(narrow) == "float32"  # six channels gain nothing
+    prelu = nn.Sequential(net, nn.PReLU())  # its own parameter would not take bfloat16
+    assert best_precision(prelu) == "float32" and best_precision(build("vgg11", 1, 10, 28, 0.25)) == "float32"
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert best_precision(net) == "float32"
+    with pytest.raises(ValueError, match="unknown precision 'float16'; allowed: float32, bfloat16"):
+        evaluate(net, images, precision="float16")
+
+
+def test_a_mean_to_a_given_half_width(images):
+    model = trained(images)
+    estimate, counts = evaluate_mean(model, images, Variation(0.8), 2.0, pilot=20, images_per_chip=24)
+    assert len(counts.chips) == estimate.n > 20 and (counts.chips == np.arange(estimate.n)).all() and (counts.images == 24).all()
+    assert estimate.high - estimate.low == pytest.approx(4.0, rel=0.2) and estimate.value == pytest.approx(counts.accuracy.mean())
+    wide_enough, few = evaluate_mean(model, images, Variation(0.8), 50, pilot=20)
+    assert wide_enough.n == 20 and (few.images == len(images)).all()
+    with pytest.raises(ValueError, match="half_width 0.001 would take .* chips; allowed: at most 100000"):
+        evaluate_mean(model, images, Variation(0.8), 0.001, pilot=20)
+    with pytest.raises(ValueError, match="pilot must be an integer ≥ 2"):
+        evaluate_mean(model, images, Variation(0.8), pilot=1)
+
+
+def heavy_tail(rng, n):
+    """One chip in six far below the rest."""
+    return np.where(rng.random(n) < 1 / 6, 85 - rng.exponential(15, n), rng.normal(85, 1, n))
+
+
+@pytest.mark.parametrize("draw,truth,least", [(lambda rng, n: rng.normal(80, 3, n), 80, 0.93), (heavy_tail, 82.5, 0.91)])
+def test_the_planned_interval_covers(draw, truth, least, monkeypatch):
+    """Simulated chips in the place of `evaluate`: coverage, and half-widths near the 0.5 points asked for."""
+    rng = np.random.default_rng(2)
+
+    def simulated(net, images, variation, chips, *, images_per_chip):
+        chips = np.arange(chips) if isinstance(chips, int) else np.array(chips)
+        return Counts(chips, np.full(len(chips), 100), draw(rng, len(chips)))
+
+    monkeypatch.setattr(adaptive, "evaluate", simulated)
+    found = [adaptive.evaluate_mean(None, range(1000))[0] for _ in range(1000)]
+    assert least <= np.mean([e.low <= truth <= e.high for e in found]) <= 0.97
+    assert 0.45 < np.median([(e.high - e.low) / 2 for e in found]) < 0.51

@@ -16,10 +16,13 @@ from conftest import ROOT, environment
 # `evaluate(…).summary()` exist.
 ORDER = [
     "checks", "quantizers", "variation", "statistics", "analog", "networks", "data", "training", "evaluation",
-    "selftuning", "controls", "accounting", "trials", "store", "profiles", "studies", "findings", "findings_mixed",
-    "findings_tuning", "engine", "lessons", "figures", "explore", "companion",
+    "adaptive", "selftuning", "controls", "accounting", "trials", "store", "workers", "cluster", "profiles", "studies",
+    "findings", "findings_mixed", "findings_tuning", "engine", "lessons", "figures", "explore", "companion",
 ]  # fmt: skip
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base", "nbconvert": "nbconvert-core"}
+CONDA_NAMES = {
+    "torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base",
+    "nbconvert": "nbconvert-core",
+}  # fmt: skip
 MODULES = sorted((ROOT / "lib").glob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

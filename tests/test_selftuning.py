@@ -11,6 +11,7 @@ from torch import nn
 from conftest import LAYERS, layer_and_input
 from lib import Chip, Variation, evaluate, programmed, to_analog
 from lib.accounting import column_positions, floored_chips, predicted_error
+from lib.analog import channels_last, evaluating, written
 from lib.controls import traffic
 from lib.selftuning import Gain, Offset, Oracle, ReadOnce, ReferenceCells, ReferenceColumns, SelfTuning, effective_cells
 from lib.variation import LAWS
@@ -55,6 +56,26 @@ def test_columns_without_cell_noise_too_where_they_read(kind, law):
         torch.testing.assert_close((tuned - bias)[~same], gain * (nominal - bias)[~same], atol=1e-4, rtol=1e-3)
     else:
         torch.testing.assert_close(tuned, nominal, atol=1e-4, rtol=1e-4)
+
+
+ESTIMATORS = (Oracle(), ReferenceCells(8), ReferenceColumns(2))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_written_layers_compute_the_same(kind, signed, law):
+    """Folding the activation step and the correction into the cells is a shortcut, not an approximation."""
+    net, x = layer_and_input(kind, signed)
+    for tuning in (None, *map(SelfTuning, ESTIMATORS)):
+        with evaluating(net), programmed(net, Chip(3), Variation.split(0.3, 0.5, law), tuning):
+            slowly = net(x)
+            with written(net):
+                torch.testing.assert_close(net(x), slowly, atol=2e-5, rtol=1e-4)
+            with written(net, torch.bfloat16):  # of convolutions: their cells and results are rounded to 8 bits
+                rounded = net(channels_last(x) if x.dim() == 4 else x).float()
+            assert (rounded - slowly).abs().max() <= 0.03 * slowly.abs().max()
+            torch.testing.assert_close(net(x), slowly, atol=0, rtol=0)  # and nothing stays behind
 
 
 def test_a_whole_network_is_restored():
