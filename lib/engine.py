@@ -59,8 +59,12 @@ def dataset_of(trial: Trial) -> Dataset:
 
 
 def trial_key(trial: Trial) -> str:
-    config = {"trial": trial.config(), "data": dataset_of(trial).fingerprint, "dtype": DTYPE}
-    return key_of(config, TRAINING_SOURCES)
+    return _trial_key(trial, dataset_of(trial).fingerprint)
+
+
+@lru_cache(None)
+def _trial_key(trial: Trial, fingerprint: str) -> str:
+    return key_of({"trial": trial.config(), "data": fingerprint, "dtype": DTYPE}, TRAINING_SOURCES)
 
 
 def measurement_key(m: Measurement) -> str:
@@ -119,12 +123,15 @@ def collect(measurements: Iterable[Measurement], store: Store | None = None, pro
 def table(measurements: Iterable[Measurement], store: Store):
     import pandas as pd
 
-    frames = []
+    rows, parts = [], []
     for m in merged(measurements):
         key = measurement_key(m)
-        frame = store.counts(key).to_frame()
-        frames.append(frame[frame.chip < m.chips].assign(**m.row(), key=key[:16]))
-    return pd.concat(frames, ignore_index=True)
+        counts = store.counts(key).to_frame()
+        rows.append(m.row() | {"key": key[:16]})
+        parts.append(counts[counts.chip < m.chips])
+    about = pd.DataFrame(rows)
+    repeated = about.loc[about.index.repeat([len(part) for part in parts])].reset_index(drop=True)
+    return pd.concat([pd.concat(parts, ignore_index=True), repeated], axis=1)
 
 
 def _compute(work: Work, store: Store, progress: bool) -> None:

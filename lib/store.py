@@ -118,7 +118,7 @@ class Store:
         rows = np.stack([counts.chips, counts.images, counts.correct], 1)
         text = "\n".join([",".join(COLUMNS), *(",".join(map(str, row)) for row in rows.tolist())]) + "\n"
         self._write("counts", f"{key}.{rows[0, 0]:06d}", ".csv", text.encode())
-        about = self.folder / "counts" / f"{key}.json"
+        about = self._shelf("counts", key) / f"{key}.json"
         if not about.exists():
             self._replace(about, json.dumps(config, sort_keys=True, indent=1).encode())
 
@@ -136,7 +136,11 @@ class Store:
     # -- files ------------------------------------------------------------------------------------------------
 
     def _files(self, kind: str, key: str) -> list[Path]:
-        return sorted(path for path in (self.folder / kind).glob(f"{key}.*") if path.suffix in (".safetensors", ".csv"))
+        return sorted(path for path in self._shelf(kind, key).glob(f"{key}.*") if path.suffix in (".safetensors", ".csv"))
+
+    def _shelf(self, kind: str, key: str) -> Path:
+        """One of 256 folders: thousands of entries in one would make each look-up slow."""
+        return self.folder / kind / key[:2]
 
     def _remove(self, kind: str, key: str) -> None:
         for path in self._files(kind, key):
@@ -170,7 +174,7 @@ class Store:
         return self._write(kind, key, ".safetensors", safe.save(tensors, metadata=about))
 
     def _write(self, kind: str, stem: str, suffix: str, content: bytes) -> Path:
-        path = self.folder / kind / f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
+        path = self._shelf(kind, stem.partition(".")[0]) / f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
         self._replace(path, content)
         return path
 

@@ -81,7 +81,7 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(tmp_path, monkeypat
 def test_a_damaged_checkpoint_is_trained_again(tmp_path, capsys):
     store = Store(tmp_path)
     first = collect(store, Measurement(QAVAT, Variation(0.5), 2))
-    for path in tmp_path.glob("checkpoints/*"):
+    for path in tmp_path.glob("checkpoints/*/*"):
         path.write_bytes(path.read_bytes()[:-1])
     grown = collect(store, Measurement(QAVAT, Variation(0.5), 4))
     assert grown[grown.chip < 2].reset_index(drop=True).equals(first)
@@ -126,9 +126,9 @@ def test_tunings_and_slices_are_part_of_a_measurement(tmp_path):
     labels = ["none", "4 cells", "8 cells", "output gain, 4 probes", "BN on the chip, 16 images", "none"]
     assert table.tuning.tolist() == [label for label in labels for _ in range(3)]
     assert table.images.tolist() == [60] * 15 + [20] * 3
-    before = set(tmp_path.glob("checkpoints/*"))
+    before = set(tmp_path.glob("checkpoints/*/*"))
     collect(store, Measurement(QAVAT, mixed, 3, tuning=SelfTuning(Oracle())))
-    assert set(tmp_path.glob("checkpoints/*")) == before
+    assert set(tmp_path.glob("checkpoints/*/*")) == before
 
 
 def test_the_longest_chain_of_trainings_starts_first(tmp_path):

@@ -78,14 +78,14 @@ def test_damage_is_noticed_reported_and_removed(tmp_path, damage, capsys):
     store = Store(tmp_path)
     store.save_checkpoint("k", STATE, {})
     store.append_counts("m", counts(0, 1), {})
-    for path in [*tmp_path.glob("checkpoints/*"), *tmp_path.glob("counts/*.csv")]:
+    for path in [*tmp_path.glob("checkpoints/*/*"), *tmp_path.glob("counts/*/*.csv")]:
         content = bytearray(path.read_bytes())
         if damage == "flip":
             content[len(content) // 2] ^= 1
         path.write_bytes({"truncate": content[:-3], "flip": content, "empty": b""}[damage])
     assert store.checkpoint("k") is None and len(store.counts("m").chips) == 0
     assert capsys.readouterr().err.count("damaged entry") == 2
-    assert not list(tmp_path.glob("checkpoints/*")) and not list(tmp_path.glob("counts/*.csv"))
+    assert not list(tmp_path.glob("checkpoints/*/*")) and not list(tmp_path.glob("counts/*/*.csv"))
 
 
 def test_counts_only_grow_and_never_repeat(tmp_path):
@@ -95,14 +95,14 @@ def test_counts_only_grow_and_never_repeat(tmp_path):
     store.append_counts("m", counts(2, 3, 4), {"sigma": 0.3})  # another run measured chip 2 as well
     got = store.counts("m")
     assert got.chips.tolist() == list(range(7)) and got.correct.tolist() == list(range(50, 57))
-    assert (tmp_path / "counts" / "m.json").exists()
+    assert (tmp_path / "counts" / "m" / "m.json").exists()
 
 
 def test_progress_keeps_only_the_newest(tmp_path):
     store = Store(tmp_path)
     for epoch in range(3):
         store.save_progress("k", STATE | {"epoch": torch.tensor(epoch)}, {})
-    assert int(store.progress("k")["epoch"]) == 2 and len(list(tmp_path.glob("progress/*"))) == 1
+    assert int(store.progress("k")["epoch"]) == 2 and len(list(tmp_path.glob("progress/*/*"))) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
