@@ -50,12 +50,12 @@ def environment() -> Path:
     """aihwkit's Python, made on the first call.  It sees the packages of this one: the same torch, not downloaded again.
 
     Raises CalledProcessError where something cannot be installed."""
-    python = FOLDER / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = FOLDER / "bin" / "python"
     made, recipe = FOLDER / "recipe", "\n".join((AIHWKIT, *NEEDED, sys.executable, sys.version))
     if made.exists() and made.read_text("utf-8") == recipe:
         return python
     print(f"installing {AIHWKIT} under {FOLDER.relative_to(ROOT)}, once", file=sys.stderr, flush=True)
-    venv.create(FOLDER, clear=True, symlinks=os.name != "nt", with_pip=True)
+    venv.create(FOLDER, clear=True, symlinks=True, with_pip=True)
     site = sysconfig.get_path("purelib", "venv", {"base": str(FOLDER), "platbase": str(FOLDER)})
     seen = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     Path(site, "parent.pth").write_text("\n".join(seen), "utf-8")
@@ -116,6 +116,8 @@ def _converted(net: nn.Module, io: str) -> nn.Module:
             return weights * (1 + SIGMA * torch.randn_like(weights)), [None]
 
     config = TorchInferenceRPUConfig(noise_model=Proportional(), drift_compensation=None)
+    if io == "untouched":
+        return convert_to_analog(net, TorchInferenceRPUConfig())
     config.forward.is_perfect = io == "ideal"
     config.mapping.max_input_size = config.mapping.max_output_size = 0  # no limit; the default, 512, splits layers
     config.modifier.type, config.modifier.std_dev = WeightModifierType.MULT_NORMAL, SIGMA  # in training only

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -28,7 +29,7 @@ def interval() -> pd.DataFrame:
     for name, width in (("lenet5", 1.0), ("vgg11", 0.25)):
         net = to_analog(build(name, data.channels, data.classes, data.size, width), "A4W2", data.train.take(slice(0, 64)).normalized())
         fit(net, data.train.balanced(6000), Recipe(epochs=2, bn_draws=50), SIGMA)
-        fixed = FIXED_CHIPS / 5 * seconds(lambda: evaluate(net, data.test, SIGMA, 5))
+        fixed = FIXED_CHIPS / 5 * seconds(partial(evaluate, net, data.test, SIGMA, 5))
         began = time.perf_counter()
         estimate, counts = evaluate_mean(net, data.test, SIGMA, 0.5)
         planned = time.perf_counter() - began
