@@ -119,7 +119,8 @@ def to_analog(
 
     bits: "A4W2", or None for float crossbars (deviated, not quantized).
     calibrate: a batch (B, C, H, W) of normalized inputs, required with bits: it fixes every layer's sign and step.
-    quantizers: "learned" (default), "line-search" weights, or "legacy" [code 2021].
+    quantizers: "learned" (default), "line-search" weights, "legacy" [code 2021], or "legacy-may" (its earlier binary
+    weights, `BinaryChannels`).
     Layers that the batch does not reach, and every other kind of module, stay digital: `report` lists them.
     Raises ValueError for wrong bits or quantizers, a missing or empty batch, or a network without such a layer."""
     one_of("quantizers", quantizers, QUANTIZER_SETS)
@@ -130,15 +131,16 @@ def to_analog(
     if not found:
         raise ValueError(f"{type(net).__name__} has no Conv2d or Linear layer to put on a crossbar")
     inputs = dict.fromkeys(found, nn.Identity) if bits is None else _observe(net, found, bits, calibrate, quantizers)
-    for module in found:
-        if module in inputs:
-            # changing the class in place keeps the layer's name, hooks and sharing; there is no tree to rebuild
-            module.__class__ = ANALOG[type(module)]
-            module.quantize_input = nn.Identity() if bits is None else inputs[module]
-            module.quantize_weight = (
-                nn.Identity() if bits is None else weight_quantizer(bits.weights, module.weight, quantizers)
-            )
+    for module, quantize_input in inputs.items():
+        weights = nn.Identity() if bits is None else weight_quantizer(bits.weights, module.weight, quantizers)
+        place(module, quantize_input if bits else nn.Identity(), weights)
     return net
+
+
+def place(layer: nn.Module, quantize_input: nn.Module, quantize_weight: nn.Module) -> None:
+    """Turn a Conv2d or Linear into a crossbar where it stands: its name, hooks and sharing stay as they are."""
+    layer.__class__ = ANALOG[type(layer)]
+    layer.quantize_input, layer.quantize_weight = quantize_input, quantize_weight
 
 
 def _observe(net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor | None, quantizers: str) -> dict:
@@ -155,7 +157,7 @@ def _observe(net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor 
             return  # a shared layer: its first input decides, unless a later one brings the first negative value
         signs[module] = signed
         # [code 2021] quantizes, then multiplies the unquantized input in linear layers of more than one bit
-        slip = quantizers == "legacy" and bits.activations > 1 and isinstance(module, nn.Linear)
+        slip = quantizers.startswith("legacy") and bits.activations > 1 and isinstance(module, nn.Linear)
         made[module] = nn.Identity() if slip else activation_quantizer(bits.activations, x, signed, quantizers)
 
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
@@ -218,9 +220,10 @@ def _written(layer: Crossbar, dtype: torch.dtype | None) -> Callable[[Tensor], T
     bias = None if bias is None else bias.view(layer.bias_shape).to(cells.dtype)
 
     def forward(x: Tensor) -> Tensor:
-        x = codes(x).to(cells.dtype)
-        y = layer.op(x, cells)
-        y = y if correct is None else correct(y, x * step)
+        x = codes(x)
+        y = layer.op(x.to(cells.dtype), cells)
+        if correct is not None:  # at the precision of the weights: where a reading is trusted must not depend on dtype
+            y = correct(y.to(layer.weight.dtype), x.to(layer.weight.dtype) * step).to(cells.dtype)
         return y if bias is None else y + bias
 
     return forward

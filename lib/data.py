@@ -154,13 +154,18 @@ def data_folder(given: str | Path | None = None) -> Path:
     return user_cache_path("analog-pim-companion") / "data"
 
 
+def public_name(name: str) -> str:
+    """A dataset's name for keys and records: imagefolder:PATH without the way to its folder."""
+    return "imagefolder:" + Path(name[12:]).name if name.startswith("imagefolder:") else name
+
+
 def load(name: str, folder: str | Path | None = None) -> Dataset:
     """The dataset `name` (`DATASETS`, or imagefolder:PATH), from `folder` (default: `data_folder()`).
 
     Raises ValueError for an unknown name, RuntimeError saying what to fetch where a download fails or a file is
     damaged."""
     if name.startswith("imagefolder:"):
-        return _assemble("imagefolder:" + Path(name[12:]).name, *_image_folder(Path(name[12:])))
+        return _assemble(public_name(name), *_image_folder(Path(name[12:])))
     one_of("dataset", name, [*DATASETS, "imagefolder:PATH"])
     return _load_named(name, data_folder(folder).resolve())
 

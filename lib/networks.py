@@ -40,11 +40,11 @@ def lenet5(channels: int, classes: int, size: int, width: float = 1.0) -> nn.Mod
 
 
 def lenet5_classic(channels: int, classes: int, size: int, width: float = 1.0) -> nn.Module:
-    """[code 2021]: conv 6–16–120, fc 84–classes, tanh, average pool, no batch norm, no bias; 28×28 or 32×32 images."""
+    """[code 2021]: conv 6–16–120, fc 84–classes, tanh, average pool, no batch norm, no bias; images of 28×28 to 32×32,
+    padded by the first convolution, so that its quantizer sees the image alone."""
     c1, c2, c3, f1 = (_scaled(n, width) for n in (6, 16, 120, 84))
     return nn.Sequential(
-        Pad(32),
-        nn.Conv2d(channels, c1, 5, bias=False), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Conv2d(channels, c1, 5, padding=(33 - size) // 2, bias=False), nn.Tanh(), nn.AvgPool2d(2),
         nn.Conv2d(c1, c2, 5, bias=False), nn.Tanh(), nn.AvgPool2d(2),
         nn.Conv2d(c2, c3, 5, bias=False), nn.Tanh(),
         nn.Flatten(),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .checks import integer, one_of
 
 MAX_BITS = 8
-QUANTIZER_SETS = ("learned", "line-search", "legacy")
+QUANTIZER_SETS = ("learned", "line-search", "legacy", "legacy-may")
 TINY = 1e-8  # the smallest step: an all-zero layer has no scale of its own
 
 
@@ -212,11 +212,24 @@ class LineSearch(nn.Module):
 
 
 class Binary(nn.Module):
-    """q(w) = sign(w)·mean|w| of the layer, sign(0) = +1; the gradient passes where |w| ≤ 1  [code 2021]."""
+    """q(w) = sign(w)·mean|w|, sign(0) = +1; the gradient passes where |w| ≤ 1.  The mean is that of the layer
+    [code 2021]."""
+
+    def scale(self, size: Tensor) -> Tensor:
+        return size.mean()
 
     def forward(self, w: Tensor) -> Tensor:
         w0 = w.detach()
-        return straight_through(w, torch.where(w0 < 0, -1.0, 1.0).to(w.dtype) * w0.abs().mean(), w0.abs() <= 1)
+        size = w0.abs()
+        return straight_through(w, torch.where(w0 < 0, -1.0, 1.0).to(w.dtype) * self.scale(size), size <= 1)
+
+
+class BinaryChannels(Binary):
+    """`Binary` whose mean, in a convolution, is that of each input channel: [code 2021] as it stood on 7 May 2021, when
+    it made the published figures of LeNet-5; by June it took that of the layer."""
+
+    def scale(self, size: Tensor) -> Tensor:
+        return size.mean((0, 2, 3), keepdim=True) if size.dim() == 4 else size.mean()
 
 
 class LegacyActivations(nn.Module):
@@ -246,10 +259,14 @@ class LegacySign(nn.Module):
 
 
 def weight_quantizer(bits: int, w: Tensor, quantizers: str = "learned") -> nn.Module:
-    """The weight quantizer of a set, started on the weights w: one bit is `Binary` in every set."""
+    """The weight quantizer of a set, started on the weights w: one bit is `Binary` in every set but "legacy-may".
+
+    Raises ValueError for "legacy-may" with more than one bit, of which no figure was published."""
     one_of("quantizers", quantizers, QUANTIZER_SETS)
     if integer("weight bits", bits, 1, MAX_BITS) == 1:
-        return Binary()
+        return BinaryChannels() if quantizers == "legacy-may" else Binary()
+    if quantizers == "legacy-may":
+        raise ValueError(f'quantizers "legacy-may" allow 1 weight bit, got {bits}; use "legacy"')
     return LearnedStep.for_weights(bits, w) if quantizers == "learned" else LineSearch(bits, w)
 
 
@@ -257,6 +274,6 @@ def activation_quantizer(bits: int, x: Tensor, signed: bool, quantizers: str = "
     """The activation quantizer of a set, started on a batch x (B, …) of the layer's inputs."""
     one_of("quantizers", quantizers, QUANTIZER_SETS)
     one_bit = integer("activation bits", bits, 1, MAX_BITS) == 1
-    if quantizers == "legacy":
+    if quantizers.startswith("legacy"):
         return LegacySign() if one_bit else LegacyActivations(bits, x)
     return (LearnedSign if one_bit and signed else LearnedStep).for_activations(bits, x, signed)

@@ -32,7 +32,8 @@ class Recipe:
     """How to train.  Weight decay acts on weights of crossbars only; quantizer steps, BN and biases are free of it.
 
     schedule: "cosine" (after a linear warm-up over `warmup` of the steps) or "step" (× decay every `period` epochs).
-    bn_draws: fresh chips for the cumulative re-estimation of BN statistics after noisy training."""
+    bn_draws: fresh chips for the cumulative re-estimation of BN statistics after noisy training; 0 keeps the moving
+    averages of the last minibatches [code 2021]."""
 
     epochs: int = 3
     batch_size: int = 128
@@ -49,7 +50,7 @@ class Recipe:
 
     def __post_init__(self):
         integer("epochs", self.epochs, 1), integer("batch_size", self.batch_size, 1), integer("period", self.period, 1)
-        integer("bn_draws", self.bn_draws, 1), one_of("optimizer", self.optimizer, ("sgd", "adam"))
+        integer("bn_draws", self.bn_draws, 0), one_of("optimizer", self.optimizer, ("sgd", "adam"))
         one_of("schedule", self.schedule, ("cosine", "step")), real("warmup", self.warmup, 0, 1)
         real("lr", self.lr, 1e-12), real("momentum", self.momentum, 0, 1), real("weight_decay", self.weight_decay, 0)
 
@@ -102,7 +103,7 @@ def fit(
                 raise FloatingPointError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
             if progress:
                 progress(len(labels))
-    if variation and until == recipe.epochs:
+    if variation and until == recipe.epochs and recipe.bn_draws:
         reestimate_batch_norm(net, images, variation, seed=seed, draws=recipe.bn_draws, batch_size=recipe.batch_size)
     net.eval()
     return _state(net, optimizer, until)
@@ -139,7 +140,7 @@ def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": [p for p in net.parameters() if id(p) not in heavy], "weight_decay": 0.0},
     ]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr)
+        return torch.optim.Adam(groups, lr=recipe.lr, fused=True)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
 
 

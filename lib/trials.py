@@ -11,7 +11,7 @@ from torch import nn
 from .analog import to_analog
 from .checks import integer, one_of
 from .controls import Control
-from .data import Dataset
+from .data import Dataset, public_name
 from .networks import NETWORKS, build
 from .quantizers import QUANTIZER_SETS, Bits
 from .selftuning import SelfTuning
@@ -68,7 +68,8 @@ class Trial:
         return "line-search" if self.method == "PTQ-VAT" and self.quantizers == "learned" else self.quantizers
 
     def config(self) -> dict:
-        return asdict(self)
+        """What a key is made of: the dataset's name, never its path (its content has a fingerprint)."""
+        return asdict(self) | {"dataset": public_name(self.dataset)}
 
     @property
     def label(self) -> str:
@@ -116,7 +117,7 @@ class Measurement:
         """What identifies it in a table."""
         t, v = self.trial, self.variation
         return {
-            "dataset": t.dataset, "network": t.network, "width": t.width, "bits": t.bits or "float", "method": t.method,
+            "dataset": public_name(t.dataset), "network": t.network, "width": t.width, "bits": t.bits or "float", "method": t.method,
             "quantizers": t.quantizers, "trained_law": t.variation.law, "trained_sigma": round(t.variation.total, 9),
             "trained_share": round(t.variation.between_share, 9), "seed": t.seed, "law": v.law, "cells": v.cells,
             "sigma": round(v.total, 9), "share": round(v.between_share, 9), "sigma_within": v.within,
