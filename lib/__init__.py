@@ -14,6 +14,8 @@ from .analog import programmed, report, to_analog
 from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
 from .data import Images, load
 from .evaluation import Counts, accuracy, evaluate
+from .files import load_analog, save_analog
+from .fitting import fit_cells, read_cells
 from .networks import build
 from .quantizers import Bits
 from .selftuning import Gain, Offset, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
@@ -24,6 +26,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Bits", "Chip", "Counts", "Gain", "Images", "NoisyBatchNorm", "Offset", "Oracle", "OutputGain", "PerChipBatchNorm",
     "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning", "StaticFold", "Variation", "accuracy", "build",
-    "evaluate", "evaluate_mean", "fit", "load", "post_training_quantize", "programmed", "reestimate_batch_norm",
-    "report", "to_analog",
+    "evaluate", "evaluate_mean", "fit", "fit_cells", "load", "load_analog", "post_training_quantize", "programmed",
+    "read_cells", "reestimate_batch_norm", "report", "save_analog", "to_analog",
 ]  # fmt: skip

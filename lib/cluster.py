@@ -57,7 +57,7 @@ def connected(tasks: int) -> Iterator:
                 yield client
             return
         n = min(jobs(), max(1, tasks))
-        options = {"threads_per_worker": 1, "dashboard_address": None, "memory_limit": None, "silence_logs": logging.CRITICAL}
+        options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": None, "silence_logs": logging.CRITICAL}
         with LocalCluster(n_workers=max(1, n), processes=n > 0, **options) as cluster, Client(cluster, set_as_default=False) as client:
             yield client
 

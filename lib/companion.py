@@ -21,10 +21,11 @@ from pathlib import Path
 
 from . import cluster, engine, studies
 from .data import DATA_VARIABLE, ROOT
-from .profiles import PROFILES, Profile, profile
+from .profiles import NETWORKS_VARIABLE, PROFILES, Profile, profile
 from .store import Store
 
 NOTEBOOKS = ROOT / "notebooks"
+PUBLISHED = "07"  # the notebook that reads the figures of those before it, so it is rendered when they are done
 # papermill that ends itself when the run is gone, however it went: only the run holds the other end of its input
 WATCHED_PAPERMILL = """
 import os, sys, threading
@@ -75,6 +76,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run_all.sh", description="Regenerate every figure of the companion.", allow_abbrev=False)
     parser.add_argument("--profile", default="quick", help=f"scale of the run: {', '.join(PROFILES)} (default: quick)")
     parser.add_argument("--only", metavar="03,05", help="run these notebooks alone")
+    parser.add_argument("--networks", metavar="A,B", help="these networks of the profile alone, e.g. lenet5-classic")
     parser.add_argument("--jobs", metavar="N", help="worker processes of this machine, 0 for none beside this one (default: one a core)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of this Dask scheduler, tcp://HOST:PORT")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
@@ -96,6 +98,8 @@ def _run(options: argparse.Namespace) -> int:
         shutil.rmtree(ROOT / "build", ignore_errors=True)
         print(f"removed {Store().folder} and {ROOT / 'build'}")
         return 0
+    if options.networks:
+        os.environ[NETWORKS_VARIABLE] = options.networks
     chosen = profile(options.profile)
     if options.device:
         os.environ[engine.DEVICE_VARIABLE] = str(engine.device(options.device))
@@ -109,6 +113,8 @@ def _run(options: argparse.Namespace) -> int:
             raise ValueError(f"--data-dir {options.data_dir!r} is no folder; name an existing one")
         os.environ[DATA_VARIABLE] = str(Path(options.data_dir).resolve())
     selected = _selected(options.only, available)
+    if not chosen.settings and (lacking := [number for number in selected if number < PUBLISHED]):
+        raise ValueError(f"profile {chosen.name!r} has no setting for {options.networks!r}, which notebook {lacking[0]} needs; use --only {PUBLISHED}")
     wanted = [m for seed in chosen.seeds for m in studies.every_measurement(chosen, selected, seed)]
     store = Store()
     if options.dry_run:
@@ -157,7 +163,7 @@ def _render_all(chosen: Profile, selected: dict[str, Path]) -> list[Outcome]:
     at_once = max(1, min(len(selected), cluster.jobs()))
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
+            while waiting and len(running) < at_once and not (waiting[0].name.startswith(PUBLISHED) and running):
                 path = waiting.pop(0)
                 running[path] = (_start(path, chosen, build, staged, at_once), time.monotonic())
             time.sleep(0.05)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 
-from . import cluster, workers
+from . import cluster, costs, workers
 from .analog import to_analog
 from .checks import one_of
 from .data import Dataset, load
@@ -29,7 +28,6 @@ DEVICE_VARIABLE = "ANALOG_PIM_DEVICE"
 PRECISION_VARIABLE = "ANALOG_PIM_PRECISION"
 SHARD_SECONDS = 4.0  # of a task that measures, about
 URGENT = 10**9  # Dask priority of what is quick and needed by others
-STEP_COST = 3.0  # a training step against a forward pass of the same images, for the estimate alone
 
 
 def device(name: str | None = None) -> torch.device:
@@ -81,15 +79,17 @@ class Work:
 
 
 def missing(measurements: Iterable[Measurement], store: Store) -> Work:
-    trials: dict[Trial, None] = {}
-    gaps = []
-    for m in merged(measurements):
-        done = set(store.counts(measurement_key(m)).chips.tolist())
+    """What is not stored.  Of a dataset that is still to be downloaded nothing is: keys hold its content."""
+    wanted, trials, gaps = merged(measurements), {}, []
+    readable = {name for name in {m.trial.dataset for m in wanted} if costs.at_hand(name)}
+    for m in wanted:
+        known = m.trial.dataset in readable
+        done = set(store.counts(measurement_key(m)).chips.tolist()) if known else ()
         chips = [chip for chip in range(m.chips) if chip not in done]
         if chips:
             gaps.append((m, chips))
             for trial in _lineage(m.trial):
-                if trial not in trials and not store.has_checkpoint(trial_key(trial)):
+                if trial not in trials and not (known and store.has_checkpoint(trial_key(trial))):
                     trials[trial] = None
     return Work(list(trials), gaps)
 
@@ -111,7 +111,8 @@ def _lineage(trial: Trial) -> list[Trial]:
 def collect(measurements: Iterable[Measurement], store: Store | None = None, progress: bool = True):
     """A pandas table with a row per measurement and chip: `Measurement.row`, key, chip, images, correct, accuracy (%).
 
-    Trains and measures what the store lacks.  The table depends on the store's content alone."""
+    Trains and measures what the store lacks.  The table depends on the store's content alone; for no measurements it is
+    empty."""
     store = store or Store()
     wanted = list(measurements)
     work = missing(wanted, store)
@@ -129,6 +130,8 @@ def table(measurements: Iterable[Measurement], store: Store):
         counts = store.counts(key).to_frame()
         rows.append(m.row() | {"key": key[:16]})
         parts.append(counts[counts.chip < m.chips])
+    if not rows:
+        return pd.DataFrame()
     about = pd.DataFrame(rows)
     repeated = about.loc[about.index.repeat([len(part) for part in parts])].reset_index(drop=True)
     return pd.concat([pd.concat(parts, ignore_index=True), repeated], axis=1)
@@ -258,31 +261,7 @@ def network(trial: Trial, store: Store | None = None):
 
 
 def seconds(work: Work) -> float:
-    """Estimated time of the missing work on this machine, from a measured forward pass of each network."""
-    total = 0.0
-    for trial in work.trials:
-        images = trial.train_images or len(dataset_of(trial).train)
-        noisy = trial.recipe.bn_draws * trial.recipe.batch_size / STEP_COST if trial.variation else 0
-        passes = images * trial.recipe.epochs + noisy if trial.method != "PTQ-VAT" else 2 * noisy
-        total += passes * STEP_COST * forward_seconds(trial.network, trial.width, trial.dataset)
-    for m, chips in work.measurements:
-        images = m.images_per_chip or m.images or len(dataset_of(m.trial).test)
-        images += getattr(m.tuning, "chip_images", 0)
-        total += len(chips) * images * forward_seconds(m.trial.network, m.trial.width, m.trial.dataset)
-    return total
-
-
-@lru_cache
-def forward_seconds(name: str, width: float, dataset: str) -> float:
-    """Seconds of a float forward pass an image on a task's threads, the best of three."""
-    data = load(dataset)
-    net = build(name, data.channels, data.classes, data.size, width).eval().to(device())
-    x = data.train.take(slice(0, 100)).to(device()).normalized()
-    times = []
-    with torch.no_grad(), workers.pinned():
-        for _ in range(3):
-            began = time.perf_counter()
-            net(x).sum().item()
-            times.append(time.perf_counter() - began)
-    return min(times) / len(x)
-
+    """Estimated time of the missing work on one core (or GPU) of this machine."""
+    where = str(device())
+    training = sum(costs.training_seconds(trial, where) for trial in work.trials)
+    return training + sum(len(chips) * costs.chip_seconds(m, where) for m, chips in work.measurements)

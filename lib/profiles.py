@@ -7,13 +7,16 @@ gives its numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 from .checks import one_of
-from .data import Augment
+from .networks import NETWORKS
+from .published import PROTOCOLS
 from .quantizers import Bits
 from .training import Recipe
 
+NETWORKS_VARIABLE = "ANALOG_PIM_NETWORKS"
 
 MIXED_SIGMA, CLAIM_SHARE = 0.3, 0.5
 # weight bits → the layer-fixed σ that disturbs Gaussian weights as much as the proportional 0.3 (0.3·rms|q|/max|q|)
@@ -54,6 +57,7 @@ class Setting:
 class Profile:
     """settings: the networks of the results; the first is also that of the introductory notebooks.
 
+    published: (network, width) of data/reported.csv that are repeated on the published protocol, on published_chips.
     shares: the between shares ρ of a sweep, law by law.  cells: reference cells of the claims, law by law."""
 
     name: str
@@ -65,6 +69,8 @@ class Profile:
     cell_counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
     column_counts: tuple[int, ...] = (1, 2, 4, 8)
     test_images: int | None = None
+    published: tuple[tuple[str, float], ...] = ()
+    published_chips: int = 0
     seeds: tuple[int, ...] = (0,)
     claims_expected: bool = False
 
@@ -90,18 +96,16 @@ def _quick_resnet(**changes) -> Setting:
 
 
 _TINY = Recipe(epochs=2, batch_size=32, lr=0.05, bn_draws=2)
-_ADAM = dict(optimizer="adam", lr=1e-3, weight_decay=0.0, schedule="step", decay=0.1)
-_LENET = Recipe(epochs=91, period=30, **_ADAM)
-_VGG = Recipe(epochs=181, period=60, **_ADAM)
-_CIFAR100 = Augment(crop=4, flip=True, rotate=15)
-_RESNET = Recipe(epochs=241, lr=0.1, schedule="step", period=60, decay=0.2, augment=_CIFAR100)
+_OURS = {name: replace(how.recipe, bn_draws=200) for name, how in PROTOCOLS.items()}
 
 
-def _published(network: str, dataset: str, width: float, recipe: Recipe, bits: tuple[str, ...], chips: int) -> Setting:
-    """Sizes and schedules that [code 2021] published."""
+def _ours(network: str, name: str, width: float, bits: tuple[str, ...], chips: int) -> Setting:
+    """A published size on its schedule, with our networks, quantizers, float start and BN re-estimation."""
+    dataset, recipe = PROTOCOLS[name].dataset, _OURS[name]
     return Setting(
-        dataset, network, width, None, recipe, recipe, bits, bits[-1], (0.1, 0.2, 0.3, 0.4, 0.5), chips, chips
-    )
+        dataset, network, width, None, recipe, recipe, bits, bits[-1], (0.1, 0.2, 0.3, 0.4, 0.5), chips, max(100, chips // 10),
+        sweep_images=1000,
+    )  # fmt: skip
 
 
 PROFILES = {
@@ -123,19 +127,23 @@ PROFILES = {
         Profile(
             "reduced",
             (
-                _published("lenet5", "mnist", 1.0, _LENET, ("A4W2", "A4W4"), 300),
-                _published("vgg11", "cifar10", 0.25, _VGG, ("A8W2", "A8W4"), 300),
-                _published("resnet18", "cifar100", 0.25, _RESNET, ("A8W2", "A8W4"), 300),
+                _ours("lenet5", "LeNet-5", 1.0, ("A4W2", "A4W4"), 300),
+                _ours("vgg11", "VGG-11", 0.25, ("A8W2", "A8W4"), 300),
+                _ours("resnet18", "ResNet-18", 0.25, ("A8W2", "A8W4"), 300),
             ),
+            published=(("LeNet-5", 1.0), ("VGG-11", 0.25), ("ResNet-18", 0.25)),
+            published_chips=300,
             seeds=(0, 1, 2),
         ),
         Profile(
             "paper",
             (
-                _published("lenet5", "mnist", 1.0, _LENET, ("A1W1", "A4W2", "A4W4"), 1000),
-                _published("vgg11", "cifar10", 1.0, _VGG, ("A8W1", "A8W2", "A8W4"), 1000),
-                _published("resnet18", "cifar100", 1.0, _RESNET, ("A8W1", "A8W2", "A8W4"), 1000),
+                _ours("lenet5", "LeNet-5", 1.0, ("A1W1", "A4W2", "A4W4"), 1000),
+                _ours("vgg11", "VGG-11", 1.0, ("A8W1", "A8W2", "A8W4"), 1000),
+                _ours("resnet18", "ResNet-18", 1.0, ("A8W1", "A8W2", "A8W4"), 1000),
             ),
+            published=(("LeNet-5", 1.0), *(("VGG-11", w) for w in (0.25, 1.0, 2.0)), *(("ResNet-18", w) for w in (0.25, 1.0))),
+            published_chips=1000,
             seeds=(0, 1, 2),
         ),
     )
@@ -143,5 +151,15 @@ PROFILES = {
 
 
 def profile(name: str) -> Profile:
-    """The profile of that name; ValueError with the allowed names otherwise."""
-    return PROFILES[one_of("profile", name, PROFILES)]
+    """The profile of that name, reduced to the networks that ANALOG_PIM_NETWORKS names (lenet5,vgg11), if it names any.
+
+    Raises ValueError for an unknown profile or network."""
+    found = PROFILES[one_of("profile", name, PROFILES)]
+    if not (chosen := os.environ.get(NETWORKS_VARIABLE)):
+        return found
+    names = [one_of("network", part.strip(), NETWORKS) for part in chosen.split(",")]
+    return replace(
+        found,
+        settings=tuple(s for s in found.settings if s.network in names),
+        published=tuple((kind, width) for kind, width in found.published if PROTOCOLS[kind].network in names),
+    )

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from .analog import crossbars, to_analog
 from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
-from .data import load
+from .costs import shape
 from .networks import build
 from .profiles import CLAIM_SHARE, Profile, Setting
+from .published import reported
 from .selftuning import Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
 from .trials import NOISY, QUANTIZED, Measurement, Trial
 from .variation import CELLS, Variation
@@ -194,8 +195,8 @@ def controls(profile: Profile, setting: Setting, method: str, variation: Variati
 
 def parts_of(setting: Setting) -> dict[str, tuple[str, ...]]:
     """Part ("conv 1", "block 3", …) → names of its crossbars: every layer, or residual block, in forward order."""
-    data = load(setting.dataset)
-    net = to_analog(build(setting.network, data.channels, data.classes, data.size, 1 / 64))
+    of = shape(setting.dataset)
+    net = to_analog(build(setting.network, of.channels, of.classes, of.size, 1 / 64))
     kinds = {"AnalogConv2d": "conv", "AnalogLinear": "fc", "BasicBlock": "block"}
     parts: dict[str, tuple[str, ...]] = {}
     for name, child in net.named_children():
@@ -204,6 +205,12 @@ def parts_of(setting: Setting) -> dict[str, tuple[str, ...]]:
             kind = kinds[type(child).__name__]
             parts[f"{kind} {1 + sum(part.startswith(kind) for part in parts)}"] = layers
     return parts
+
+
+def published(profile: Profile, seed: int = 0) -> list[Measurement]:
+    """Notebook 07: every published accuracy of the profile's sizes, on the published protocol; none in `quick`."""
+    rows = [row for row in reported() if (row.network, row.width) in profile.published and row.repeatable]
+    return [row.measurement(profile.published_chips, seed) for row in rows]
 
 
 def _full(profile: Profile, setting: Setting):
@@ -220,7 +227,7 @@ def _sweep(profile: Profile, setting: Setting):
 
 ALL = {
     "00": start_here, "01": quantizers, "02": chips, "03": accuracy_vs_sigma,
-    "04": within_and_between, "05": self_tuning, "06": tuning_cost,
+    "04": within_and_between, "05": self_tuning, "06": tuning_cost, "07": published,
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def images():
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
-    """A copy of the project (data linked) in which a run may write what it likes."""
+    """A copy of the project (data linked, of the figures their tables) in which a run may write what it likes."""
     return copy_project(tmp_path_factory.mktemp("project"))
 
 
@@ -37,6 +37,7 @@ def copy_project(folder: Path) -> Path:
     for name in ("lib", "notebooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copytree(ROOT / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.png", "*.pdf"))
     (folder / "data").symlink_to(ROOT / "data")
     return folder
 

@@ -36,7 +36,7 @@ def test_smoke_runs_every_notebook(smoke, project):
     figures = published(project)
     stems = {name.rsplit(".", 1)[0] for name in figures}
     assert set(figures) == {f"{s}.{k}" for s in stems for k in ("pdf", "png", "csv", "json")}
-    assert not (project / "figures").exists()  # smoke never writes there
+    assert not (project / "figures" / "smoke").exists()
 
 
 def test_every_page_shows_its_figures_with_alt_text(smoke, project):

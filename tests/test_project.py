@@ -15,9 +15,10 @@ from conftest import ROOT, environment
 # A module imports only from modules that stand before it.  `statistics` is pure maths, so it stands first: that lets
 # `evaluate(…).summary()` exist.
 ORDER = [
-    "checks", "quantizers", "variation", "statistics", "analog", "networks", "data", "training", "evaluation",
-    "adaptive", "selftuning", "controls", "accounting", "trials", "store", "workers", "cluster", "profiles", "studies",
-    "findings", "findings_mixed", "findings_tuning", "engine", "lessons", "figures", "explore", "companion",
+    "checks", "quantizers", "variation", "statistics", "fitting", "analog", "files", "networks", "data", "training",
+    "evaluation", "adaptive", "selftuning", "controls", "accounting", "trials", "published", "store", "workers",
+    "cluster", "costs", "profiles", "studies", "findings", "findings_mixed", "findings_tuning", "findings_published",
+    "engine", "lessons", "figures", "own_network", "companion",
 ]  # fmt: skip
 CONDA_NAMES = {
     "torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base",

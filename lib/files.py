@@ -1,0 +1,80 @@
+"""Analog networks as files: safetensors with every quantizer in its metadata.  Nothing is pickled.
+
+    save_analog(net, "net.safetensors")
+    net = load_analog(my_module, "net.safetensors")     my_module: the float network that was converted, any weights
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from .analog import crossbars, place
+from .quantizers import Binary, BinaryChannels, LearnedSign, LearnedStep, LegacyActivations, LegacySign, LineSearch
+
+FORMAT = "analog-pim-companion 1"
+ONE = torch.ones(1)  # the place of a step, which the file's tensors fill
+# type of quantizer → (its numbers for the metadata, the quantizer of those numbers)
+KINDS: dict[type, tuple[Callable[[nn.Module], list], Callable[..., nn.Module]]] = {
+    nn.Identity: (lambda q: [], nn.Identity),
+    Binary: (lambda q: [], Binary),
+    BinaryChannels: (lambda q: [], BinaryChannels),
+    LegacySign: (lambda q: [], LegacySign),
+    LineSearch: (lambda q: [q.bits], lambda bits: LineSearch(bits, ONE)),
+    LegacyActivations: (lambda q: [(q.n + 1).bit_length()], lambda bits: LegacyActivations(bits, ONE)),
+    LearnedStep: (lambda q: [q.bits, q.signed, q.count], lambda bits, signed, count: LearnedStep(bits, signed, ONE, count)),
+    LearnedSign: (lambda q: [q.bits, q.signed, q.count], lambda bits, signed, count: LearnedSign(bits, signed, ONE, count)),
+}
+BY_NAME = {kind.__name__: make for kind, (_, make) in KINDS.items()}
+
+
+def save_analog(net: nn.Module, path: str | Path) -> None:
+    """Write the state and the quantizers of an analog network; slots of a programmed chip are not part of it.
+
+    Raises ValueError for a network without analog layers, or a quantizer of a type that the file cannot describe."""
+    layers = {name: [_described(name, q) for q in (m.quantize_input, m.quantize_weight)] for name, m in crossbars(net)}
+    if not layers:
+        raise ValueError(f"{type(net).__name__} has no analog layer to save; make them with to_analog(net, bits, calibrate)")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    save_file(tensors, str(path), metadata={"format": FORMAT, "layers": json.dumps(layers)})
+
+
+def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
+    """An analog copy of the float network `net` with the quantizers and the state of a file, in evaluation mode.
+
+    Raises ValueError where the file is damaged or not one of `save_analog`, or where `net` has other layers;
+    FileNotFoundError where there is none."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file ({error}); write it again with save_analog") from None
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} has the format {about.get('format')!r}, allowed: {FORMAT!r}; write it with save_analog")
+    net = copy.deepcopy(net)
+    try:
+        for name, (inputs, weights) in json.loads(about["layers"]).items():
+            place(net.get_submodule(name), _made(*inputs), _made(*weights))
+        net.load_state_dict(tensors)
+    except (AttributeError, KeyError, RuntimeError) as error:  # torch names every mismatch, over many lines
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{type(net).__name__} is not the network saved in {path}: {said}") from None
+    return net.eval()
+
+
+def _described(layer: str, quantizer: nn.Module) -> list:
+    if type(quantizer) not in KINDS:
+        allowed = ", ".join(BY_NAME)
+        raise ValueError(f"layer {layer!r} has a quantizer of type {type(quantizer).__name__}, a file can hold: {allowed}")
+    return [type(quantizer).__name__, *KINDS[type(quantizer)][0](quantizer)]
+
+
+def _made(kind: str, *numbers) -> nn.Module:
+    return BY_NAME[kind](*numbers)

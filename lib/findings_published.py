@@ -1,0 +1,144 @@
+"""Notebook 07: published figures beside ours, and the paper's three claims, from committed tables.
+
+A repeated row holds the difference of means; the verdict was fixed before the first run: *agrees* within `TOLERANCE`
+points, *differs* beyond, *not run* where nothing was trained.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .data import ROOT
+from .networks import NAMES
+from .profiles import PROFILES
+from .published import PROTOCOLS, reported
+from .statistics import Claim, Estimate, mean
+
+TOLERANCE = 1.5  # points
+FIGURES = ROOT / "figures"
+PUBLISHED = "07_published"  # the figure whose CSV keeps the rows that were run
+IDENTITY = ["network", "width", "dataset", "bits", "method", "sigma"]
+OURS = ["profile", "mean", "low", "high", "q05", "seeds", "chips"]
+
+
+def repeated(table: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """A row a repeated figure: mean over seeds of the mean over chips (%), its t interval over seeds (over chips where
+    there is one seed), mean over seeds of the 5% quantile, seeds, chips a seed."""
+    kinds = {how.network: kind for kind, how in PROTOCOLS.items()}
+    datasets = {row.network: row.dataset for row in reported()}
+    rows = []
+    for (network, width, bits, method, sigma), group in table.groupby(["network", "width", "bits", "method", "sigma"], sort=False):
+        by_seed = group.groupby("seed").accuracy
+        found = mean(by_seed.mean() if by_seed.ngroups > 1 else group.accuracy)
+        identity = (kinds[network], width, datasets[kinds[network]], bits, method, round(sigma, 9))
+        numbers = (profile, found.value, found.low, found.high, by_seed.quantile(0.05).mean(), by_seed.ngroups, int(by_seed.size().min()))
+        rows.append(dict(zip(IDENTITY, identity)) | dict(zip(OURS, numbers)))
+    return pd.DataFrame(rows, columns=[*IDENTITY, *OURS])
+
+
+def committed() -> pd.DataFrame:
+    """The rows that the committed runs of `reduced` and `paper` repeated."""
+    kept = [FIGURES / name / f"{PUBLISHED}.csv" for name in PROFILES]
+    frames = [pd.read_csv(path) for path in kept if path.exists()]
+    frames = [frame.rename(columns=lambda c: c.removeprefix("ours_"))[[*IDENTITY, *OURS]].dropna(subset="mean") for frame in frames]
+    return pd.concat(frames, ignore_index=True).drop_duplicates(IDENTITY, keep="last") if frames else pd.DataFrame(columns=[*IDENTITY, *OURS])
+
+
+def compared(ours: pd.DataFrame) -> pd.DataFrame:
+    """A row a published figure: reported mean, 5% quantile and chips, ours (`ours_…`, empty where not run), the
+    difference of the means in points, the verdict, the source."""
+    published = pd.DataFrame(vars(row) for row in reported())
+    published = published.rename(columns={name: f"reported_{name}" for name in ("mean", "q05", "chips")})
+    table = published.merge(ours.rename(columns={name: f"ours_{name}" for name in OURS}), on=IDENTITY, how="left")
+    table["difference"] = table.ours_mean - table.reported_mean
+    table["verdict"] = np.select([table.ours_mean.isna(), table.difference.abs() <= TOLERANCE], ["not run", "agrees"], "differs")
+    return table[[c for c in table if c not in ("verdict", "source")] + ["verdict", "source"]]
+
+
+def newest(fresh: pd.DataFrame, profile: str) -> pd.DataFrame:
+    """Committed rows, with those just measured (the table of `engine.collect`) in the place of their predecessors."""
+    if not len(fresh):
+        return committed()
+    return pd.concat([committed(), repeated(fresh, profile)], ignore_index=True).drop_duplicates(IDENTITY, keep="last")
+
+
+def agreement_claims(table: pd.DataFrame) -> list[Claim]:
+    """One claim a repeated figure: the distance to the published mean leaves room below the tolerance."""
+    claims = []
+    for row in table[table.verdict != "not run"].itertuples():
+        ends = [row.ours_low - row.reported_mean, row.ours_high - row.reported_mean]
+        nearest = 0.0 if ends[0] < 0 < ends[1] else min(map(abs, ends))
+        room = Estimate(TOLERANCE - abs(row.difference), TOLERANCE - max(map(abs, ends)), TOLERANCE - nearest, int(row.ours_seeds))
+        point = f"{row.network} ×{row.width:g} {row.bits} {row.method}, σ {row.sigma:g}"
+        claims.append(Claim(f"within {TOLERANCE:g} points of the published figure (points to spare)", point, room, of="seeds"))
+    return claims
+
+
+def lines(table: pd.DataFrame):
+    """((network, width, bits), {method: rows by σ}) of what was run, in the order of the file; LeNet-5 where nothing was."""
+    run = table[table.groupby(["network", "width", "bits"]).ours_mean.transform("count") > 0]
+    run = run if len(run) else table[table.network == "LeNet-5"]
+    for case, rows in run.groupby(["network", "width", "bits"], sort=False):
+        yield case, {method: part.sort_values("sigma") for method, part in rows.groupby("method", sort=False)}
+
+
+# -- the three claims -----------------------------------------------------------------------------------------
+
+
+def results_of(profile: str) -> tuple[str, list[str]]:
+    """(profile whose committed figures answer, keys of the results they stand on): this one, or `quick`."""
+    name = profile if (FIGURES / profile / "03_gain.json").exists() else "quick"
+    records = [json.loads(_committed(name, figure, "json").read_text("utf-8")) for figure in ("03_gain", "05_loss")]
+    return name, sorted({key for record in records for key in record["results"]})
+
+
+def _committed(profile: str, figure: str, kind: str) -> Path:
+    path = FIGURES / profile / f"{figure}.{kind}"
+    if not path.exists():
+        raise ValueError(f"no committed figure {path.relative_to(ROOT)}; make it with ./run_all.sh --profile {profile} --only {figure[:2]}")
+    return path
+
+
+def three_claims(profile: str) -> pd.DataFrame:
+    """claim, network, case, value with interval (points), chips: what the committed figures of a profile say of each
+    statement of the abstract.  Claim 1: the smaller gain of QAVAT over its two alternatives at the largest σ.  2 and 3:
+    loss of QAVAT against QAT on an ideal chip at a between share of one half, untuned and tuned by reference cells."""
+    gain, loss = (pd.read_csv(_committed(profile, figure, "csv")) for figure in ("03_gain", "05_loss"))
+    rows = []
+    top = gain[gain.sigma == gain.sigma.max()]
+    for (network, bits), both in top.groupby(["network", "bits"], sort=False):
+        least = both.loc[both.gain.idxmin()]
+        rows.append(_row(1, network, f"{bits}, over {least.against}", least, "gain"))
+    for claim, tuned_by in ((2, "untuned"), (3, "reference cells")):
+        for row in loss[(loss.net == "QAVAT") & (loss["tuned by"] == tuned_by)].itertuples():
+            rows.append(_row(claim, row.network, row.law, loss.loc[row.Index], "loss"))
+    return pd.DataFrame(rows)
+
+
+def _row(claim: int, network: str, case: str, found: pd.Series, name: str) -> dict:
+    numbers = {"points": found[name], "points_low": found[f"{name}_low"], "points_high": found[f"{name}_high"]}
+    return {"claim": claim, "network": network, "case": case, **numbers, "chips": int(found.n_chips)}
+
+
+def statement_claims(table: pd.DataFrame, below: float) -> list[Claim]:
+    """The statements, not the numbers: a gain above 0, an untuned loss above `below`, a tuned loss below it (points)."""
+    texts = {
+        1: ("QAVAT beats the better of QAT and PTQ-VAT (points)", 0.0, 1),
+        2: (f"training alone leaves a loss above {below:g} points (points)", below, 1),
+        3: (f"self-tuning brings the loss below {below:g} points (points to spare)", 0.0, -1),
+    }
+    claims = []
+    for row in table.itertuples():
+        text, threshold, sign = texts[row.claim]
+        ends = (row.points_low, row.points_high)
+        if sign < 0:
+            found = Estimate(below - row.points, below - ends[1], below - ends[0], row.chips)
+        else:
+            found = Estimate(row.points, *ends, row.chips)
+        claims.append(Claim(text, f"{NAMES[row.network]}, {row.case}", found, threshold))
+    return [c for c in claims if not math.isnan(c.estimate.value)]

@@ -1,0 +1,97 @@
+"""The published accuracies of data/reported.csv, and the training and measurement that repeats each.
+
+Protocol of [code 2021]: `legacy` quantizers, random start, its schedules and augmentation, final-epoch weights, moving BN
+averages, one network a σ, 1,000 chips on the whole test set.  Ours differs in: a twelfth of the training images is held
+out (validation split), normalization by this training set's own moments, classifiers of VGG-11 and ResNet-18 with a
+digital bias, chips and initial weights from other random numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+
+from .data import ROOT, Augment
+from .quantizers import Bits
+from .training import Recipe
+from .trials import METHODS, Measurement, Trial
+from .variation import Variation
+
+REPORTED = ROOT / "data" / "reported.csv"
+ACCURACY = "accuracy (%)"
+_PLAIN = dict(weight_decay=0.0, schedule="step", bn_draws=0)
+_CIFAR10, _CIFAR100 = Augment(crop=4, flip=True), Augment(crop=4, flip=True, rotate=15)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the published networks of one kind were trained."""
+
+    network: str
+    dataset: str
+    recipe: Recipe
+    quantizers: str
+
+
+PROTOCOLS = {
+    "LeNet-5": Protocol(
+        "lenet5-classic", "mnist", Recipe(epochs=91, optimizer="adam", lr=1e-3, period=30, decay=0.1, **_PLAIN), "legacy-may"
+    ),
+    "VGG-11": Protocol(
+        "vgg11", "cifar10", Recipe(epochs=181, optimizer="adam", lr=1e-3, period=60, decay=0.1, augment=_CIFAR10, **_PLAIN), "legacy"
+    ),
+    "ResNet-18": Protocol(
+        "resnet18", "cifar100", Recipe(epochs=241, lr=0.1, period=60, decay=0.2, augment=_CIFAR100, **_PLAIN), "legacy"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One published accuracy: mean and 5% quantile in % over `chips` simulated chips."""
+
+    network: str
+    width: float
+    dataset: str
+    bits: str
+    method: str
+    sigma: float
+    mean: float
+    q05: float
+    chips: int
+    source: str
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether `method` is one of ours; PTQ without BN re-estimation is not."""
+        return self.method in METHODS
+
+    def trial(self, seed: int = 0) -> Trial:
+        """The training that the row speaks of; QAT is one network for every σ."""
+        how, noisy = PROTOCOLS[self.network], self.method != "QAT"
+        return Trial(
+            how.dataset, how.network, self.method, how.recipe, str(Bits.parse(self.bits)), Variation(self.sigma if noisy else 0.0),
+            width=self.width, seed=seed, quantizers=how.quantizers,
+        )  # fmt: skip
+
+    def measurement(self, chips: int, seed: int = 0) -> Measurement:
+        return Measurement(self.trial(seed), Variation(self.sigma), chips)
+
+
+def reported() -> list[Reported]:
+    """Every published accuracy, in the order of the file."""
+    kinds = {"width": float, "sigma": float, "mean": float, "q05": float, "chips": int}
+    return [
+        Reported(**{name: kinds.get(name, str)(row[name]) for name in Reported.__dataclass_fields__})
+        for row in _rows() if row["quantity"] == ACCURACY
+    ]  # fmt: skip
+
+
+def abstract() -> dict[str, float]:
+    """The three numbers of the paper's abstract [paper]: what they are → points."""
+    return {row["quantity"]: float(row["mean"]) for row in _rows() if row["quantity"] != ACCURACY}
+
+
+def _rows() -> list[dict[str, str]]:
+    with open(REPORTED, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
