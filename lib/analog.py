@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import one_of
-from .quantizers import QUANTIZER_SETS, Bits, LearnedStep, activation_quantizer, weight_quantizer
+from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, weight_quantizer
 from .variation import Chip, Variation
 
 Deviate = Callable[[Tensor], Tensor]  # q_w(w) ↦ w̃
@@ -30,7 +30,7 @@ Tuner = Callable[[nn.Module, Chip, Variation], AbstractContextManager]
 
 
 class Crossbar:
-    """The hook shared by both analog layers; `op` is the layer's product with no bias, `channel` the axis of outputs."""
+    """The hook shared by both analog layers; `op` is the layer's product, `channel` the axis of outputs."""
 
     deviate: Deviate | None = None
     correct: Correct | None = None
@@ -53,8 +53,8 @@ class AnalogLinear(Crossbar, nn.Linear):
 
     bias_shape, channel = (-1,), -1
 
-    def op(self, x: Tensor, w: Tensor) -> Tensor:
-        return F.linear(x, w)
+    def op(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, w, bias)
 
     def input_sum(self, x: Tensor) -> Tensor:
         """S = Σ x, (…, 1)."""
@@ -66,8 +66,8 @@ class AnalogConv2d(Crossbar, nn.Conv2d):
 
     bias_shape, channel = (-1, 1, 1), -3
 
-    def op(self, x: Tensor, w: Tensor) -> Tensor:
-        return self._conv_forward(x, w, None)
+    def op(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self._conv_forward(x, w, bias)
 
     def input_sum(self, x: Tensor) -> Tensor:
         """S = Σ x over each group's receptive field, (B, groups, H', W'): sum the channels, then slide a box."""
@@ -189,44 +189,6 @@ def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | 
     finally:
         for layer, deviate, correct in before:
             layer.deviate, layer.correct = deviate, correct
-
-
-@contextmanager
-def written(net: nn.Module, dtype: torch.dtype | None = None) -> Iterator[nn.Module]:
-    """Every crossbar as one chip computes it over many batches, without gradients; the same values, sooner:
-    cells are computed once, the activation step s_x and a linear correction are folded into them,
-
-        correct( op( s_x·codes(x), w̃ ) ) = op( codes(x), s_x·fold(w̃) )
-
-    dtype: of the convolutions, None for that of their weights.  Linear layers and what follows keep theirs, since
-    logits rounded to few bits would tie."""
-    layers = [layer for _, layer in crossbars(net)]
-    for layer in layers:
-        layer.forward = _written(layer, dtype if isinstance(layer, AnalogConv2d) else None)
-    try:
-        yield net
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _written(layer: Crossbar, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
-    quantizer, correct, cells, bias = layer.quantize_input, layer.correct, layer.cells(), layer.bias
-    codes, step = (quantizer.codes, quantizer.scale) if isinstance(quantizer, LearnedStep) else (quantizer, 1.0)
-    if fold := getattr(correct, "fold", None):
-        cells, correct = fold(cells), None
-    cells = (cells * step).to(dtype or cells.dtype)
-    cells = cells.to(memory_format=torch.channels_last) if cells.dim() == 4 else cells
-    bias = None if bias is None else bias.view(layer.bias_shape).to(cells.dtype)
-
-    def forward(x: Tensor) -> Tensor:
-        x = codes(x)
-        y = layer.op(x.to(cells.dtype), cells)
-        if correct is not None:  # at the precision of the weights: where a reading is trusted must not depend on dtype
-            y = correct(y.to(layer.weight.dtype), x.to(layer.weight.dtype) * step).to(cells.dtype)
-        return y if bias is None else y + bias
-
-    return forward
 
 
 @dataclass(frozen=True)

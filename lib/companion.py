@@ -25,7 +25,7 @@ from .profiles import NETWORKS_VARIABLE, PROFILES, Profile, profile
 from .store import Store
 
 NOTEBOOKS = ROOT / "notebooks"
-PUBLISHED = "07"  # the notebook that reads the figures of those before it, so it is rendered when they are done
+PUBLISHED = "07"  # the notebook that reads the figures of others, so it is rendered when they are done
 # papermill that ends itself when the run is gone, however it went: only the run holds the other end of its input
 WATCHED_PAPERMILL = """
 import os, sys, threading
@@ -159,7 +159,8 @@ def _render_all(chosen: Profile, selected: dict[str, Path]) -> list[Outcome]:
     staged = build / "staged"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    waiting, running, outcomes, began = list(selected.values()), {}, {}, time.monotonic()
+    waiting = sorted(selected.values(), key=lambda path: path.name.startswith(PUBLISHED))
+    running, outcomes, began = {}, {}, time.monotonic()
     at_once = max(1, min(len(selected), cluster.jobs()))
     try:
         while waiting or running:

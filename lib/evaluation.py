@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, programmed, wide, written
+from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, programmed, wide
 from .checks import integer, one_of
 from .data import Images
+from .folding import followers, written
 from .statistics import Estimate, chip_yield, mean, quantile
 from .variation import Chip, Variation, keyed_generator
 
@@ -52,7 +53,7 @@ def evaluate(
     images_per_chip: int | None = None,
     purpose: str = "test",
     precision: str | None = None,
-    batch_size: int = 125,
+    batch_size: int = 250,
     progress: Callable[[int], None] | None = None,
 ) -> Counts:
     """Program `net` as each chip (0 … n − 1, or the indices given) and count what it classifies right.
@@ -72,11 +73,11 @@ def evaluate(
     # float32 leaves a network of another type as it is
     dtype = torch.bfloat16 if precision == "bfloat16" else None
     whole = list(_batches(images, batch_size, dtype)) if seen == len(images) else None
-    correct = []
+    correct, norms = [], followers(net)
     with evaluating(net):
         for chip in (Chip.of(purpose, index) for index in indices):
             batches = whole or _batches(images.take(_slice(chip, len(images), seen)), batch_size, dtype)
-            with programmed(net, chip, variation, tuning), written(net, dtype):
+            with programmed(net, chip, variation, tuning), written(net, dtype, norms):
                 correct.append(sum(int((net(x).argmax(1) == labels).sum()) for x, labels in batches))
             if progress:
                 progress(seen)

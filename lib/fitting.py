@@ -179,13 +179,15 @@ def _likelihood(cells: Cells, law: str) -> float:
 
 
 def residual_table(cells: Cells, fit: Fit, bins: int = 8):
-    """pandas DataFrame, a row a group of cells of like |target|: target, rms of measured − target − chip's shared part,
+    """pandas DataFrame, a row a group of cells of one |target| (of like ones, where there are more than `bins`): target, rms of measured − target − chip's shared part,
     its count, and what each law says it should be.  The picture by which to believe a law."""
     import pandas as pd
 
     size = np.abs(cells.target)
-    edges = np.unique(np.quantile(size, np.linspace(0, 1, bins + 1)))
-    group = np.clip(np.searchsorted(edges, size, side="right") - 1, 0, max(len(edges) - 2, 0))
+    lowest = np.unique(size)  # of each group
+    if len(lowest) > bins:
+        lowest = np.unique(np.quantile(size, np.linspace(0, 1, bins, endpoint=False)))
+    group = np.searchsorted(lowest, size, side="right") - 1
     _, chip = np.unique(cells.chips, return_inverse=True)
     sigma = {law: _analysis(*_samples(cells, law))[0].value for law in LAWS}
     scale, e = cells.scale(fit.law), cells.deviations(fit.law)

@@ -29,7 +29,7 @@ from .training import State
 CACHE_VARIABLE = "ANALOG_PIM_CACHE"
 DTYPE = "float32"
 TRAINING_SOURCES = ("checks", "quantizers", "variation", "analog", "networks", "data", "training", "trials")
-MEASURING_SOURCES = (*TRAINING_SOURCES, "evaluation", "selftuning", "controls")
+MEASURING_SOURCES = (*TRAINING_SOURCES, "folding", "evaluation", "selftuning", "controls")
 COLUMNS = ("chip", "images", "correct")
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, environment
 # A module imports only from modules that stand before it.  `statistics` is pure maths, so it stands first: that lets
 # `evaluate(…).summary()` exist.
 ORDER = [
-    "checks", "quantizers", "variation", "statistics", "fitting", "analog", "files", "networks", "data", "training",
+    "checks", "quantizers", "variation", "statistics", "fitting", "analog", "folding", "files", "networks", "data", "training",
     "evaluation", "adaptive", "selftuning", "controls", "accounting", "trials", "published", "store", "workers",
     "cluster", "costs", "profiles", "studies", "findings", "findings_mixed", "findings_tuning", "findings_published",
     "engine", "lessons", "figures", "own_network", "companion",

@@ -11,8 +11,9 @@ from torch import nn
 from conftest import LAYERS, layer_and_input
 from lib import Chip, Variation, evaluate, programmed, to_analog
 from lib.accounting import column_positions, floored_chips, predicted_error
-from lib.analog import channels_last, evaluating, written
+from lib.analog import channels_last, evaluating
 from lib.controls import traffic
+from lib.folding import written
 from lib.selftuning import Gain, Offset, Oracle, ReadOnce, ReferenceCells, ReferenceColumns, SelfTuning, effective_cells
 from lib.variation import LAWS
 

@@ -1,0 +1,92 @@
+"""Folding into the cells is a shortcut, not an approximation: whole networks, slowly and folded."""
+
+import pytest
+import torch
+from torch import nn
+
+from lib import Chip, Oracle, OutputGain, ReferenceCells, ReferenceColumns, SelfTuning, Variation, build, programmed, to_analog
+from lib.analog import crossbars, evaluating
+from lib.folding import followers, written
+from lib.own_network import Branched
+from lib.variation import LAWS
+
+TUNINGS = (None, SelfTuning(Oracle()), SelfTuning(ReferenceCells(8)), SelfTuning(ReferenceColumns(2)))
+
+
+def lively(net: nn.Module, x: torch.Tensor) -> nn.Module:
+    """An analog network of float64 whose batch norms have statistics and affine parameters of their own."""
+    torch.manual_seed(0)
+    for m in net.modules():
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.uniform_(m.weight, 0.5, 1.5), nn.init.normal_(m.bias, 0, 0.3)
+    net.train()
+    with torch.no_grad():
+        for _ in range(5):
+            net(x)
+    return to_analog(net, "A4W4", x).double().eval()
+
+
+NETWORKS = {
+    "lenet5": (lambda: build("lenet5", 1, 10, 28), 4),
+    "vgg11": (lambda: build("vgg11", 1, 10, 28, 0.125), 8),
+    "resnet18": (lambda: build("resnet18", 1, 10, 28, 0.125), 20),
+    "branched": (Branched, 4),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_compute_the_same(name, law):
+    make, norms = NETWORKS[name]
+    x = torch.randn(16, 3 if name == "branched" else 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    net = lively(make(), x)
+    found, x = followers(net), x.double()
+    assert len(found) == norms and not any(isinstance(m, nn.Identity) for m in found.values())
+    with evaluating(net):
+        for tuning in TUNINGS:
+            with programmed(net, Chip(3), Variation.split(0.2, 0.5, law), tuning):
+                slowly = net(x)
+                with written(net, None, found):
+                    # a value within 1e-12 of a rounding edge may fall to the other side; none does here
+                    torch.testing.assert_close(net(x), slowly, atol=1e-8, rtol=1e-8)
+                torch.testing.assert_close(net(x), slowly, atol=0, rtol=0)  # and nothing stays behind
+
+
+def test_a_correction_that_does_not_fold_leaves_its_norm_alone(images):
+    net = lively(build("lenet5", 1, 3, 12), images.normalized())
+    tuner = OutputGain(4).bind(net.float(), images)
+    with evaluating(net), programmed(net, Chip(3), Variation(0.2), tuner):
+        slowly = net(images.normalized())
+        with written(net, None, followers(net)):
+            torch.testing.assert_close(net(images.normalized()), slowly, atol=1e-4, rtol=1e-4)
+
+
+class ReadTwice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.other = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + self.norm(self.other(y))
+
+
+class Undecided(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) if x.mean() > 0 else self.conv(x)
+
+
+@pytest.mark.parametrize("kind", [ReadTwice, Undecided])
+def test_what_is_not_certain_is_not_folded(kind):
+    x = torch.randn(4, 3, 8, 8)
+    net = to_analog(kind(), "A4W4", x).eval()
+    assert followers(net) == {} and len(list(crossbars(net))) >= 1
+
+
+def test_a_network_without_running_statistics_is_left_alone():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    assert followers(to_analog(net, "A4W4", torch.randn(4, 3, 8, 8))) == {}

@@ -1,0 +1,138 @@
+"""Networks, images and cells that a user brings: notebook 08 and the interface behind it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from conftest import ROOT, environment
+from lib import Chip, Oracle, Recipe, SelfTuning, Variation, evaluate, fit, fit_cells, load, own_network, programmed, read_cells, report, to_analog
+from lib.profiles import profile
+
+TINY = own_network.Scale(120, 40, 1, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    return own_network.write_images(tmp_path_factory.mktemp("mine") / "clothes", TINY)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_class_folder_is_a_dataset(mine):
+    data = load(f"imagefolder:{mine}")
+    assert (len(data.train), len(data.validation), len(data.test)) == (110, 10, 40)
+    assert (data.channels, data.classes, data.size, data.name) == (3, 10, 28, "imagefolder:clothes")
+
+
+@pytest.mark.parametrize("name,cells", [("resnet18", 11_172_032), ("mobilenet_v2", 2_202_560)])
+def test_networks_of_torchvision(name, cells):
+    import torchvision
+
+    torch.manual_seed(0)
+    net, x = getattr(torchvision.models, name)(num_classes=10), torch.randn(8, 3, 32, 32)
+    with torch.no_grad():
+        for _ in range(30):
+            net(x)  # BN statistics of an untrained network let its signal fade away
+    net.eval()
+    analog = to_analog(net, "A8W8", x)
+    rows = report(analog)
+    assert sum(r.cells for r in rows) == cells == sum(m.weight.numel() for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    assert {r.place for r in rows if r.kind == "BatchNorm2d"} == {"digital"} and all(r.why for r in rows)
+    with torch.no_grad(), programmed(analog, Chip(0), Variation(0.1)):
+        deviated = analog(x)
+    ideal = analog(x).detach()
+    assert torch.isfinite(deviated).all() and (deviated - ideal).abs().max() > 0.01 * ideal.abs().max() > 0
+
+
+def test_every_layer_of_a_branch_and_its_bias_are_converted():
+    net = own_network.Branched(4).eval()
+    analog = to_analog(net, "A8W8", torch.randn(8, 3, 12, 12)).eval()
+    kinds = {r.name: (r.kind, r.place) for r in report(analog)}
+    assert kinds["point"] == ("AnalogConv2d", "analog") and kinds["depth.0"] == ("AnalogConv2d", "analog")
+    assert "bias digital" in next(r.why for r in report(analog) if r.name == "point")
+    x = torch.randn(8, 3, 12, 12)
+    with torch.no_grad():
+        assert (analog(x) - net(x)).abs().max() < 0.05 * net(x).abs().max() + 0.02  # 8 bits are nearly exact
+
+
+def test_folded_batch_norm_is_the_same_network_on_a_chip():
+    """What BN shifts is a bias after folding, digital and exact either way; tuning acts before both."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+    norm(conv(torch.randn(64, 3, 9, 9)) + 1)
+    norm.weight.data.uniform_(0.5, 2), norm.bias.data.normal_()
+    x = torch.randn(16, 3, 9, 9)
+    plain = to_analog(nn.Sequential(conv, norm).eval(), "A8W8", x).eval()
+    folded = to_analog(nn.Sequential(fuse_conv_bn_eval(conv.eval(), norm.eval())), "A8W8", x).eval()
+    assert folded[0].bias is not None and len(report(folded)) == 1
+    variation = Variation(between=0.4)
+    chip = next(c for c in map(Chip, range(99)) if 0.2 < variation.shared(c) < 0.6)
+    with torch.no_grad():
+        nominal = plain(x)
+        assert (folded(x) - nominal).abs().max() < 0.05 * nominal.abs().max()  # two weight grids of 8 bits
+        for net in (plain, folded):
+            with programmed(net, chip, variation):
+                untuned = net(x)
+            with programmed(net, chip, variation, SelfTuning(Oracle())):
+                torch.testing.assert_close(net(x), nominal, atol=0.05 * float(nominal.abs().max()), rtol=0)
+            assert (untuned - nominal).abs().max() > 0.1 * nominal.abs().max()
+
+
+def test_from_a_float_network_to_tuned_chips(mine):
+    data = load(f"imagefolder:{mine}")
+    variation = fit_cells(read_cells(own_network.write_cells(mine / "cells.csv", Variation(0.2, 0.15)))).variation
+    net = own_network.float_network(data, TINY)
+    nets = own_network.fine_tuned(net, data, TINY, variation)
+    table = own_network.measured(nets, data, TINY, variation)
+    assert table.groupby(["net", "tuning"], sort=False).size().tolist() == [1, 3, 3] * 3
+    again = own_network.measured(own_network.fine_tuned(own_network.float_network(data, TINY), data, TINY, variation), data, TINY, variation)
+    assert table.equals(again)
+    claims = own_network.chip_claims(table, variation)
+    assert len(claims) == 4 and all(c.estimate.n == 3 for c in claims) and len(own_network.chip_table(table)) == 9
+    assert own_network.scale(profile("quick")).chips == 100
+
+
+def test_the_fitted_law_is_found_both_ways(tmp_path):
+    for law in ("proportional", "layer-fixed"):
+        truth = Variation(0.2, 0.15, law)
+        found = fit_cells(read_cells(own_network.write_cells(tmp_path / "cells.csv", truth, seed=1)))
+        assert found.law == law and found.decided and abs(found.within.value - 0.2) < 0.02
+        table = own_network.fit_table(found, truth)
+        assert list(table.parameter) == ["σ_W", "σ_B", "offset"] and len(own_network.fit_claims(table, found)) == 4
+
+
+def test_a_float_module_of_any_kind_is_fine_tuned(images):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(144, 16), nn.ReLU(), nn.Linear(16, 3))
+    fit(net, images, Recipe(epochs=8, batch_size=16))
+    analog = to_analog(net, "A4W4", images.normalized())
+    fit(analog, images, Recipe(epochs=4, batch_size=16, bn_draws=2), Variation(0.3))
+    assert evaluate(analog, images, Variation(0.3), 20).accuracy.mean() > 60
+
+
+def test_a_plain_installation_works_elsewhere(tmp_path):
+    """pip install into an empty folder, then a torchvision network from another folder; data and cache of the user."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    home.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(ROOT)]
+    subprocess.run(pip, check=True, capture_output=True)
+    code = (
+        "import lib, torch, torchvision\n"
+        "from lib.data import data_folder\n"
+        "from lib.store import cache_folder\n"
+        "net = lib.to_analog(torchvision.models.resnet18(num_classes=3), 'A4W4', torch.randn(2, 3, 32, 32))\n"
+        "print(lib.__file__, data_folder(), cache_folder(), sum(r.cells for r in lib.report(net)), sep='\\n')\n"
+    )
+    env = environment(site) | {"HOME": str(home)}
+    env.pop("XDG_CACHE_HOME", None)
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    where, data, cache, cells = out.stdout.split("\n")[:4]
+    assert where.startswith(str(site)) and int(cells) == 11_168_448
+    assert all(str(home) in path and "analog-pim-companion" in path for path in (data, cache))
