@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from .data import ROOT
+from .findings import scaled
 from .networks import NAMES
 from .profiles import PROFILES
 from .published import PROTOCOLS, reported
-from .statistics import Claim, Estimate, mean
+from .statistics import Claim, Estimate, mean, proportion
 
 TOLERANCE = 1.5  # points
 FIGURES = ROOT / "figures"
@@ -65,6 +66,13 @@ def newest(fresh: pd.DataFrame, profile: str) -> pd.DataFrame:
     if not len(fresh):
         return committed()
     return pd.concat([committed(), repeated(fresh, profile)], ignore_index=True).drop_duplicates(IDENTITY, keep="last")
+
+
+def published_claims(table: pd.DataFrame) -> list[Claim]:
+    """What the published figures say among themselves: QAVAT lies above QAT at most of their operating points."""
+    means = table.pivot(index=["network", "width", "bits", "sigma"], columns="method", values="reported_mean").dropna(subset=["QAT", "QAVAT"])
+    share = scaled(proportion(int((means.QAVAT > means.QAT).sum()), len(means)), 100)
+    return [Claim("the published QAVAT lies above the published QAT (% of their points)", "one seed each", share, 90.0, of="points")]
 
 
 def agreement_claims(table: pd.DataFrame) -> list[Claim]:

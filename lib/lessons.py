@@ -82,10 +82,10 @@ def gradient_table(quantizers: Mapping[str, nn.Module], x: Tensor) -> pd.DataFra
 
 
 def gradient_claims(curves: pd.DataFrame) -> list[Claim]:
-    """The learned step passes the gradient exactly where |x| ≤ n·s = 1."""
+    """The learned step passes the gradient exactly where |x| < n·s = 1."""
     rows = curves[curves.quantizer.str.startswith("learned")]
-    agree = float(((rows.dq_dx == 1) == (rows.x.abs() <= 1)).mean() * 100)
-    return [Claim("autograd passes the gradient just where |x| ≤ n·s (% of points)", "learned step, n·s = 1", exactly(agree), 99.9, of="sweep")]
+    agree = float(((rows.dq_dx == 1) == (rows.x.abs() < 1)).mean() * 100)
+    return [Claim("autograd passes the gradient just where |x| < n·s (% of points)", "learned step, n·s = 1", exactly(agree), 99.9, of="sweep")]
 
 
 def activation_views(image: Tensor, widths: Sequence[int]) -> dict[str, Tensor]:

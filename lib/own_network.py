@@ -186,6 +186,11 @@ def fine_tuned(net: nn.Module, data: Dataset, of: Scale, variation: Variation, s
     return found
 
 
+def key(data: Dataset, of: Scale, seed: int = 0) -> str:
+    """Of everything that notebook 08 shows of these images."""
+    return key_of({"data": data.fingerprint, "scale": vars(of), "seed": seed}, SOURCES)[:16]
+
+
 def _kept(data: Dataset, of: Scale, seed: int, name: str, variation: Variation, made: Callable[[], State]) -> State:
     """The state of a training: from the store, or made now on one thread and stored."""
     config = {"own network": name, "scale": vars(of), "seed": seed, "variation": variation.config(), "data": data.fingerprint}
