@@ -17,6 +17,7 @@ from .checks import integer
 JOBS_VARIABLE = "ANALOG_PIM_JOBS"
 SCHEDULER_VARIABLE = "DASK_SCHEDULER_ADDRESS"
 MEMORY = 2 * 2**30  # bytes that a local worker may need
+ATTEMPTS = 3  # to start local workers
 PATIENCE = 60  # seconds for the first worker of a scheduler to come
 SETTINGS = {
     # Dask lets glibc give freed memory back at once; torch would fault it in again at every step, at half the speed
@@ -47,7 +48,7 @@ def connected(tasks: int) -> Iterator:
     """A Dask client, its workers checked; no more local workers than tasks.  Raises RuntimeError where no worker comes
     or one has other code."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what concerns a user reaches him as an exception
     with dask.config.set(SETTINGS):
@@ -57,9 +58,21 @@ def connected(tasks: int) -> Iterator:
                 yield client
             return
         n = min(jobs(), max(1, tasks))
-        options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": None, "silence_logs": logging.CRITICAL}
-        with LocalCluster(n_workers=max(1, n), processes=n > 0, **options) as cluster, Client(cluster, set_as_default=False) as client:
+        with _started(n) as cluster, Client(cluster, set_as_default=False) as client:
             yield client
+
+
+def _started(n: int):
+    """A LocalCluster of n processes, or of none beside this one; Dask gives up where one dies while it starts, we do not."""
+    from distributed import LocalCluster
+
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "memory_limit": None, "silence_logs": logging.CRITICAL}
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return LocalCluster(n_workers=max(1, n), processes=n > 0, **options)
+        except RuntimeError as error:
+            if not left:
+                raise RuntimeError(f"worker processes died {ATTEMPTS} times while starting ({error}); try fewer: --jobs 1") from error
 
 
 @contextmanager

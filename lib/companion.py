@@ -98,9 +98,7 @@ def _run(options: argparse.Namespace) -> int:
         shutil.rmtree(ROOT / "build", ignore_errors=True)
         print(f"removed {Store().folder} and {ROOT / 'build'}")
         return 0
-    if options.networks:
-        os.environ[NETWORKS_VARIABLE] = options.networks
-    chosen = profile(options.profile)
+    chosen = profile(options.profile, options.networks)
     if options.device:
         os.environ[engine.DEVICE_VARIABLE] = str(engine.device(options.device))
     engine.device()
@@ -115,6 +113,8 @@ def _run(options: argparse.Namespace) -> int:
     selected = _selected(options.only, available)
     if not chosen.settings and (lacking := [number for number in selected if number < PUBLISHED]):
         raise ValueError(f"profile {chosen.name!r} has no setting for {options.networks!r}, which notebook {lacking[0]} needs; use --only {PUBLISHED}")
+    if options.networks:
+        os.environ[NETWORKS_VARIABLE] = options.networks
     wanted = [m for seed in chosen.seeds for m in studies.every_measurement(chosen, selected, seed)]
     store = Store()
     if options.dry_run:

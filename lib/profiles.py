@@ -150,12 +150,12 @@ PROFILES = {
 }
 
 
-def profile(name: str) -> Profile:
-    """The profile of that name, reduced to the networks that ANALOG_PIM_NETWORKS names (lenet5,vgg11), if it names any.
+def profile(name: str, networks: str | None = None) -> Profile:
+    """The profile of that name, reduced to `networks` ("lenet5,vgg11"; default: ANALOG_PIM_NETWORKS), if any are named.
 
     Raises ValueError for an unknown profile or network."""
     found = PROFILES[one_of("profile", name, PROFILES)]
-    if not (chosen := os.environ.get(NETWORKS_VARIABLE)):
+    if not (chosen := networks or os.environ.get(NETWORKS_VARIABLE)):
         return found
     names = [one_of("network", part.strip(), NETWORKS) for part in chosen.split(",")]
     return replace(

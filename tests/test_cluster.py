@@ -123,3 +123,22 @@ def test_jobs(monkeypatch):
     assert cluster.jobs() == 2
     with pytest.raises(ValueError, match="from 0 to 256, got 'many'"):
         cluster.jobs("many")
+
+
+def test_workers_that_die_while_starting_are_started_again(monkeypatch):
+    import distributed
+
+    tries, real = [], distributed.LocalCluster
+
+    def fragile(*arguments, **options):
+        tries.append(1)
+        if len(tries) < 3:
+            raise RuntimeError("Nanny failed to start.")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(distributed, "LocalCluster", fragile)
+    with cluster._started(0) as started:
+        assert len(tries) == 3 and len(started.workers) == 1
+    monkeypatch.setattr(distributed, "LocalCluster", lambda **_: (_ for _ in ()).throw(RuntimeError("Nanny failed to start.")))
+    with pytest.raises(RuntimeError, match="died 3 times while starting .*--jobs 1"):
+        cluster._started(2)

@@ -84,6 +84,8 @@ def test_interrupted_runs_end_the_same():
     [
         (["--profile", "fast"], ["'fast'", "smoke, quick, reduced, paper"]),
         (["--profile", "smoke", "--only", "00,42"], ["'42'", "00, 01, 02, 03"]),
+        (["--profile", "reduced", "--networks", "lenet6"], ["'lenet6'", "lenet5, lenet5-classic"]),
+        (["--profile", "reduced", "--networks", "lenet5-classic"], ["'lenet5-classic'", "notebook 00", "--only 07"]),
         (["--device", "tpu"], ["'tpu'", "cpu, cuda"]),
         (["--jobs", "many"], ["'many'", "0 to 256"]),
         (["--data-dir", "/nowhere/at/all"], ["/nowhere/at/all", "existing"]),
@@ -107,6 +109,17 @@ def test_list_and_dry_run(capsys, monkeypatch, tmp_path):
     assert module.main(["--profile", "smoke", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "train    QAVAT σ 0.5 lenet5 A4W2" in out and "trainings and" in out and not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_of_published_sizes_needs_no_data(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path))
+    monkeypatch.setenv("ANALOG_PIM_DATA", str(tmp_path))
+    monkeypatch.setenv("ANALOG_PIM_NETWORKS", "")  # what main sets is taken back
+    assert module.main(["--profile", "reduced", "--only", "07", "--networks", "lenet5-classic", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("train ") for line in lines) == 12 and sum(" 300 chips " in line for line in lines) == 18
+    assert all(line.endswith(" h") for line in lines[:-1]) and "12 trainings and 18 measurements to do" in lines[-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_expected_claim_that_fails_fails_the_run(monkeypatch, tmp_path, capsys):
