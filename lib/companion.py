@@ -21,7 +21,7 @@ from pathlib import Path
 
 from . import cluster, engine, studies
 from .data import DATA_VARIABLE, ROOT
-from .profiles import NETWORKS_VARIABLE, PROFILES, Profile, profile
+from .profiles import NETWORKS_VARIABLE, PROFILES, SEEDS_VARIABLE, Profile, profile
 from .store import Store
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -77,6 +77,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", default="quick", help=f"scale of the run: {', '.join(PROFILES)} (default: quick)")
     parser.add_argument("--only", metavar="03,05", help="run these notebooks alone")
     parser.add_argument("--networks", metavar="A,B", help="these networks of the profile alone, e.g. lenet5-classic")
+    parser.add_argument("--seeds", metavar="0,1", help="these training seeds of the profile alone")
     parser.add_argument("--jobs", metavar="N", help="worker processes of this machine, 0 for none beside this one (default: one a core)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of this Dask scheduler, tcp://HOST:PORT")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
@@ -98,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
         shutil.rmtree(ROOT / "build", ignore_errors=True)
         print(f"removed {Store().folder} and {ROOT / 'build'}")
         return 0
-    chosen = profile(options.profile, options.networks)
+    chosen = profile(options.profile, options.networks, options.seeds)
     if options.device:
         os.environ[engine.DEVICE_VARIABLE] = str(engine.device(options.device))
     engine.device()
@@ -115,6 +116,8 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"profile {chosen.name!r} has no setting for {options.networks!r}, which notebook {lacking[0]} needs; use --only {PUBLISHED}")
     if options.networks:
         os.environ[NETWORKS_VARIABLE] = options.networks
+    if options.seeds:
+        os.environ[SEEDS_VARIABLE] = options.seeds
     wanted = [m for seed in chosen.seeds for m in studies.every_measurement(chosen, selected, seed)]
     store = Store()
     if options.dry_run:

@@ -16,7 +16,7 @@ from .published import PROTOCOLS
 from .quantizers import Bits
 from .training import Recipe
 
-NETWORKS_VARIABLE = "ANALOG_PIM_NETWORKS"
+NETWORKS_VARIABLE, SEEDS_VARIABLE = "ANALOG_PIM_NETWORKS", "ANALOG_PIM_SEEDS"
 
 MIXED_SIGMA, CLAIM_SHARE = 0.3, 0.5
 # weight bits → the layer-fixed σ that disturbs Gaussian weights as much as the proportional 0.3 (0.3·rms|q|/max|q|)
@@ -150,11 +150,15 @@ PROFILES = {
 }
 
 
-def profile(name: str, networks: str | None = None) -> Profile:
-    """The profile of that name, reduced to `networks` ("lenet5,vgg11"; default: ANALOG_PIM_NETWORKS), if any are named.
+def profile(name: str, networks: str | None = None, seeds: str | None = None) -> Profile:
+    """The profile of that name, reduced to `networks` ("lenet5,vgg11"; default: ANALOG_PIM_NETWORKS) and to training
+    `seeds` ("0,1"; default: ANALOG_PIM_SEEDS), where any are named.
 
-    Raises ValueError for an unknown profile or network."""
+    Raises ValueError for an unknown profile or network, or a seed that the profile does not have."""
     found = PROFILES[one_of("profile", name, PROFILES)]
+    if some := seeds or os.environ.get(SEEDS_VARIABLE):
+        known = {str(seed): seed for seed in found.seeds}
+        found = replace(found, seeds=tuple(known[one_of("seed of this profile", part.strip(), known)] for part in some.split(",")))
     if not (chosen := networks or os.environ.get(NETWORKS_VARIABLE)):
         return found
     names = [one_of("network", part.strip(), NETWORKS) for part in chosen.split(",")]

@@ -42,6 +42,8 @@ def test_a_profile_of_some_networks(monkeypatch):
     monkeypatch.setenv("ANALOG_PIM_NETWORKS", "lenet5-classic, vgg11")
     chosen = profile("reduced")
     assert [s.network for s in chosen.settings] == ["vgg11"] and chosen.published == (("LeNet-5", 1.0), ("VGG-11", 0.25))
+    monkeypatch.setenv("ANALOG_PIM_SEEDS", "0,2")
+    assert profile("reduced").seeds == (0, 2) and profile("reduced", seeds="1").seeds == (1,)
     monkeypatch.setenv("ANALOG_PIM_NETWORKS", "lenet")
     with pytest.raises(ValueError, match="unknown network 'lenet'; allowed: lenet5, lenet5-classic"):
         profile("reduced")
