@@ -27,8 +27,10 @@ def interval() -> pd.DataFrame:
     """A QAVAT network trained here for a minute; the fixed protocol's time is that of 5 chips, times 200."""
     data, rows = load("fashion-mnist"), []
     for name, width in (("lenet5", 1.0), ("vgg11", 0.25)):
-        net = to_analog(build(name, data.channels, data.classes, data.size, width), "A4W2", data.train.take(slice(0, 64)).normalized())
-        fit(net, data.train.balanced(10_000), Recipe(epochs=3, warmup=0.1, bn_draws=50), SIGMA)
+        start, images = build(name, data.channels, data.classes, data.size, width), data.train.balanced(6000)
+        fit(start, images, Recipe(epochs=3, warmup=0.1))
+        net = to_analog(start, "A4W2", data.train.take(slice(0, 64)).normalized())
+        fit(net, images, Recipe(epochs=2, warmup=0.1, bn_draws=50), SIGMA)
         fixed = FIXED_CHIPS / 5 * seconds(partial(evaluate, net, data.test, SIGMA, 5))
         began = time.perf_counter()
         estimate, counts = evaluate_mean(net, data.test, SIGMA, 0.5)
