@@ -58,8 +58,8 @@ def at_hand(dataset: str) -> bool:
     from torchvision import datasets
 
     try:
-        {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset](folder)
-    except (KeyError, RuntimeError):
+        {"fashion-mnist": datasets.FashionMNIST, "mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset](folder)
+    except RuntimeError:
         return False
     return True
 

@@ -3,10 +3,12 @@
     proportional   e = measured/target − 1                      layer-fixed   e = (measured − target)/max|target|
     e_ci = μ + σ_B·z_c + σ_W·z_ci      chip c, cell i           μ: an offset that all chips share (calibration)
 
-    σ_W² = MS_W      σ_B² = max(0, (MS_B − MS_W)/n₀)      n₀ = (N − Σ n_c²/N)/(k − 1): cells a chip, N cells, k chips
+    σ_W² = MS_W      σ_B² = max(0, (MS_B − MS_W)/n_h)      n_h = k/Σ(1/n_c): cells a chip, k chips
+    MS_W = Σ(e_ci − ē_c)²/(N − k)                          MS_B = n_h·Σ(ē_c − mean of ē)²/(k − 1), every chip alike
 
-The law is the one under which the measured values are likelier.  Intervals: χ² for σ_W, Williams (Biometrika 49, 1962)
-for σ_B, Student's t over chips for μ; exact or slightly wide for as many cells on every chip, approximate otherwise.
+The law is the one under which the measured values are likelier; under the layer-fixed one the largest target stands for the
+largest weight.  Intervals: χ² for σ_W, Williams (Biometrika 49, 1962) for σ_B, with the harmonic mean n_h where chips have
+different numbers of cells (Thomas and Hultquist, Annals of Statistics 6, 1978), Student's t over chips for μ.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def read_cells(path: str | Path) -> Cells:
     def refuse(line: int, why: str):
         raise ValueError(f"{Path(path).name}, line {line}: {why}")
 
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # a µ in another encoding harms no number
         reader = csv.reader(file)
         header = [name.strip() for name in next(reader, [])]
         if not header:
@@ -87,7 +89,7 @@ def read_cells(path: str | Path) -> Cells:
             line = reader.line_num
             if not any(field.strip() for field in row):
                 continue
-            if len(row) < len(header):
+            if len(row) <= max(places):
                 refuse(line, f"{len(row)} fields, the header has {len(header)}")
             chip, cell, *values = (row[i].strip() for i in places)
             numbers = [_number(value) for value in values]
@@ -140,22 +142,24 @@ def _samples(cells: Cells, law: str) -> tuple[np.ndarray, np.ndarray]:
     return number, e[known]
 
 
-def _sums(chip: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """n_c, ē_c, SS_W = Σ(e_ci − ē_c)², SS_B = Σ n_c(ē_c − ē)²."""
+def _sums(chip: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """n_c, ē_c, SS_W = Σ(e_ci − ē_c)²."""
     n = np.bincount(chip)
     means = np.bincount(chip, e) / n
-    return n, means, float(np.square(e - means[chip]).sum()), float((n * np.square(means - e.mean())).sum())
+    return n, means, float(np.square(e - means[chip]).sum())
 
 
 def _analysis(chip: np.ndarray, e: np.ndarray) -> tuple[Estimate, Estimate, Estimate]:
     """(σ_W, σ_B, μ) with their intervals."""
     from scipy.stats import chi2, f, t
 
-    n, means, ss_w, ss_b = _sums(chip, e)
+    n, means, ss_w = _sums(chip, e)
     k, total, tail = len(n), len(e), (1 - LEVEL) / 2
-    ms_w, ms_b, cells = ss_w / (total - k), ss_b / (k - 1), (total - np.square(n).sum() / total) / (k - 1)
+    cells = k / (1 / n).sum()
+    ss_b = cells * float(np.square(means - means.mean()).sum())
+    ms_w, ms_b = ss_w / (total - k), ss_b / (k - 1)
     within = Estimate(math.sqrt(ms_w), *(math.sqrt(ss_w / chi2.ppf(q, total - k)) for q in (1 - tail, tail)), total)
-    # Williams: (SS_B − (k − 1)·F_q·MS_W)/(n₀·χ²_q(k − 1)) at the upper and the lower quantile q
+    # Williams: (SS_B − (k − 1)·F_q·MS_W)/(n_h·χ²_q(k − 1)) at the upper and the lower quantile q
     ends = [(ss_b - (k - 1) * f.ppf(q, k - 1, total - k) * ms_w) / (cells * chi2.ppf(q, k - 1)) for q in (1 - tail, tail)]
     between = Estimate(*(math.sqrt(max(0.0, v)) for v in ((ms_b - ms_w) / cells, *ends)), k)
     half = float(t.ppf(1 - tail, k - 1)) * float(means.std(ddof=1)) / math.sqrt(k)
@@ -169,7 +173,7 @@ def _likelihood(cells: Cells, law: str) -> float:
     chosen = Cells(cells.chips[known], cells.target[known], cells.measured[known])
     chip, e = _samples(chosen, law)
     within, between, _ = _analysis(chip, e)
-    n, means, ss_w, _ = _sums(chip, e)
+    n, means, ss_w = _sums(chip, e)
     w2 = max(within.value**2, np.finfo(float).tiny)
     shared = w2 + n * between.value**2
     square = ss_w / w2 + (n * np.square(means - means.mean()) / shared).sum()

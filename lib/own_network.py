@@ -7,13 +7,15 @@ measured cells, a module with a branch.  What is trained and measured is kept in
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from safetensors import torch as safe
 from torch import Tensor, nn
 
 from .analog import report, to_analog
@@ -169,18 +171,19 @@ def float_network(data: Dataset, of: Scale, seed: int = 0) -> nn.Module:
 
 
 def fine_tuned(net: nn.Module, data: Dataset, of: Scale, variation: Variation, seed: int = 0) -> dict[str, nn.Module]:
-    """`NETS` made of a trained float network: converted alone, and with a few epochs of fine-tuning on top."""
+    """`NETS` made of a trained float network: converted alone, and with a few epochs of fine-tuning on top; QAVAT under the
+    within-chip part of `variation`, since training on a gain that tuning removes wastes resolution."""
     batch = data.train.take(slice(0, 256)).normalized()
     recipe, found = Recipe(epochs=of.tuning_epochs, lr=0.02, warmup=0.1, bn_draws=100 if of.chips > 10 else 2), {}
     for name in NETS:
-        used = variation if name == "QAVAT" else Variation()
+        used = replace(variation, between=0.0) if name == "QAVAT" else Variation()
 
         def made(name=name, used=used) -> State:
             if name == "converted":
                 return {f"net/{k}": v for k, v in post_training_quantize(net, BITS, data.train, draws=recipe.bn_draws).state_dict().items()}
             return fit(to_analog(net, BITS, batch), data.train, recipe, used, seed=seed)
 
-        state = _kept(data, of, seed, name, used, made)
+        state = _kept(data, of, seed, f"{name} of {_digest(net)}", used, made)
         quantizers = "line-search" if name == "converted" else "learned"
         found[name] = load_network(to_analog(net, BITS, batch, quantizers), state).eval()
     return found
@@ -189,6 +192,11 @@ def fine_tuned(net: nn.Module, data: Dataset, of: Scale, variation: Variation, s
 def key(data: Dataset, of: Scale, seed: int = 0) -> str:
     """Of everything that notebook 08 shows of these images."""
     return key_of({"data": data.fingerprint, "scale": vars(of), "seed": seed}, SOURCES)[:16]
+
+
+def _digest(net: nn.Module) -> str:
+    """SHA-256 of everything that a network has learned."""
+    return hashlib.sha256(safe.save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})).hexdigest()
 
 
 def _kept(data: Dataset, of: Scale, seed: int, name: str, variation: Variation, made: Callable[[], State]) -> State:
@@ -207,8 +215,7 @@ def measured(nets: dict[str, nn.Module], data: Dataset, of: Scale, variation: Va
     frames = []
     for name, net in nets.items():
         for label, v, tuning in (("ideal chip", Variation(), None), ("untuned", variation, None), ("self-tuned", variation, TUNED)):
-            state = key_of({k: float(t.double().sum()) for k, t in net.state_dict().items()}, ())
-            config = {"state": state, "variation": v.config(), "tuning": label, "data": data.fingerprint, "scale": vars(of)}
+            config = {"state": _digest(net), "variation": v.config(), "tuning": label, "data": data.fingerprint, "scale": vars(of)}
             store, key, n = Store(), key_of(config, SOURCES), of.chips if v else 1
             if len(store.counts(key).chips) < n:
                 with pinned():

@@ -28,7 +28,7 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}], n = {self.n}"
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
 
 
 def mean(values: Sequence[float]) -> Estimate:

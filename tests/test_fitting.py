@@ -30,14 +30,17 @@ def test_intervals_cover_at_the_stated_rate(law, chips, cells, between):
     assert abs(np.mean([f.within.value**2 for f in fits]) / 0.15**2 - 1) < 0.03  # unbiased in σ²
 
 
-def test_unequal_chips_are_covered_too():
-    truth, covered = Variation(0.15, 0.1), 0
+@pytest.mark.parametrize("between", [0.03, 0.3])
+@pytest.mark.parametrize("most,few", [(300, 6), (40, 8)])
+def test_unequal_chips_are_covered_too(most, few, between):
+    """Two chips with many cells, ten with few."""
+    truth, covered = Variation(0.1, between), 0
     for seed in range(300):
-        full = simulated(truth, 12, 40, seed)
-        keep = np.random.default_rng(1).random(len(full.chips)) < np.linspace(0.2, 1, 12)[full.chips]
+        full = simulated(truth, 12, most, seed, targets=TARGETS[TARGETS != 0])
+        keep = (full.chips < 2) | (np.arange(len(full.chips)) % most < few)
         fit = fit_cells(Cells(full.chips[keep], full.target[keep], full.measured[keep]), "proportional")
-        covered += fit.between.low <= 0.1 <= fit.between.high
-    assert 0.90 <= covered / 300 <= 0.99
+        covered += fit.between.low <= between <= fit.between.high
+    assert 0.915 <= covered / 300 <= 0.99
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -27,7 +27,7 @@ def lively(net: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 NETWORKS = {
-    "lenet5": (lambda: build("lenet5", 1, 10, 28), 4),
+    "lenet5": (lambda: build("lenet5", 1, 10, 28), 2),
     "vgg11": (lambda: build("vgg11", 1, 10, 28, 0.125), 8),
     "resnet18": (lambda: build("resnet18", 1, 10, 28, 0.125), 20),
     "branched": (Branched, 4),
@@ -80,11 +80,77 @@ class Undecided(nn.Module):
         return self.norm(self.conv(x)) if x.mean() > 0 else self.conv(x)
 
 
-@pytest.mark.parametrize("kind", [ReadTwice, Undecided])
+class BatchNormReLU(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+class OtherInTraining(ReadTwice):
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) if self.training else self.norm(y) + y
+
+
+class AlsoInside(ReadTwice):
+    def __init__(self):
+        super().__init__()
+        self.post = nn.Sequential(self.norm, nn.ReLU())
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) + self.post(x[:, :1, 2:, 2:].expand(-1, 4, -1, -1))
+
+
+def hooked():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    net[0].register_forward_hook(lambda module, args, y: 2 * y)
+    return net
+
+
+def subclassed():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormReLU(4))
+
+
+def linear():
+    return nn.Sequential(nn.Flatten(2), nn.Linear(64, 5), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize("kind", [ReadTwice, Undecided, OtherInTraining, AlsoInside, hooked, subclassed, linear])
 def test_what_is_not_certain_is_not_folded(kind):
     x = torch.randn(4, 3, 8, 8)
-    net = to_analog(kind(), "A4W4", x).eval()
-    assert followers(net) == {} and len(list(crossbars(net))) >= 1
+    net = to_analog(kind(), "A4W4", x)
+    assert followers(net) == {} and net.training and len(list(crossbars(net))) >= 1
+
+
+class Remembers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.seen = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), None
+
+    def forward(self, x):
+        self.seen = x if self.seen is None else self.seen
+        return self.norm(self.conv(x))
+
+
+def test_tracing_leaves_nothing_in_the_network():
+    x = torch.randn(4, 3, 8, 8)
+    net = to_analog(Remembers(), "A4W4", x)
+    net.seen = None
+    assert len(followers(net)) == 1 and net.seen is None
+
+
+def test_an_interrupt_while_writing_restores_everything():
+    x = torch.randn(4, 3, 8, 8)
+    net = to_analog(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3)), "A4W4", x).eval()
+
+    def interrupt(w):
+        raise KeyboardInterrupt
+
+    before = net(x)
+    net[2].deviate = interrupt
+    with pytest.raises(KeyboardInterrupt), written(net, None, followers(net)):
+        pass
+    net[2].deviate = None
+    assert torch.equal(net(x), before) and not any("forward" in vars(m) for m in net.modules())
 
 
 def test_a_network_without_running_statistics_is_left_alone():

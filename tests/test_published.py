@@ -62,7 +62,7 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(findings_published, "FIGURES", tmp_path)
     row = reported()[0]
     near = counts(row, row.mean + np.array([[0.5, 0.7], [-0.2, 0.0], [0.4, 0.4]]))
-    far = counts(reported()[1], [[50.0, 50.2]])
+    far = counts(reported()[1], [[50.0, 60.0], [50.2, 60.2]])
     ours = findings_published.newest(pd.concat([near, far]), "reduced")
     table = findings_published.compared(ours)
     assert len(table) == 286 and table.verdict.value_counts().to_dict() == {"not run": 284, "agrees": 1, "differs": 1}
@@ -78,8 +78,10 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     folder.mkdir()
     table.to_csv(folder / "07_published.csv", index=False)
     again = findings_published.newest(counts(row, [[90.0, 91.0]]), "reduced")
-    assert len(again) == 2 and again.set_index("method").loc["QAT"].seeds.tolist() == [1.0, 1.0] and again["mean"].iloc[-1] == 90.5
+    assert len(again) == 2 and again.set_index("method").loc["QAT"].seeds.tolist() == [2.0, 1.0] and again["mean"].iloc[-1] == 90.5
     assert len(list(findings_published.lines(table))) == 1
+    lonely = findings_published.agreement_claims(findings_published.compared(again))[0]
+    assert lonely.estimate.n == 1 and lonely.verdict == "inconclusive"  # one seed decides nothing
 
 
 def test_without_committed_figures_the_fix_is_named(tmp_path, monkeypatch):
