@@ -32,7 +32,8 @@ def main(name: str = "quick") -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder, "bare.ipynb")
         cell = nbformat.v4.new_code_cell("import torch\nPROFILE = ''", metadata={"tags": ["parameters"]})
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), bare)
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}, "language_info": {"name": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), bare)
         seconds(bare, name, Path(folder))  # warms the disk
         for path in notebooks().values():
             own = seconds(path, name, Path(folder))
