@@ -109,21 +109,23 @@ def shared_gain(e_between: float, within: float = 0.0, law: str = "proportional"
     return SharedGain(within, abs(e_between), law, fixed=e_between)
 
 
-def simulated_error(
-    layer: Crossbar, x: Tensor, estimator, within: float, law: str, e_between: float = 0.0,
+def simulated_errors(
+    layer: Crossbar, x: Tensor, estimators: Sequence, within: float, law: str, e_between: float = 0.0,
     floor: float = Gain.floor, chips: Sequence[int] = range(200),
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(variance, bias) of the same over simulated chips that all have this e_B."""
+) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+    """The same of each estimator over the same simulated chips, which all have this e_B."""
     variation = shared_gain(e_between, within, law)
     correction = Gain(floor) if law == "proportional" else CORRECTIONS[law]()
     w = layer.quantize_weight(layer.weight).detach()
-    total, square, nominal = 0.0, 0.0, layer.op(x, w)
+    nominal, n = layer.op(x, w), len(chips)
+    total, square = ([torch.zeros_like(nominal) for _ in estimators] for _ in range(2))
     for chip in (Chip.of("test", i) for i in chips):
         deviated = layer.op(x, variation.deviate(chip, "layer", w)(w))
-        error = correction.slot(estimator, layer, "layer", chip, variation)(deviated, x) - nominal
-        total, square = total + error, square + error.square()
-    n = len(chips)
-    return (square - total.square() / n) / (n - 1), total / n
+        for i, estimator in enumerate(estimators):
+            error = correction.slot(estimator, layer, "layer", chip, variation)(deviated, x) - nominal
+            total[i] += error
+            square[i] += error.square()
+    return [((q - t.square() / n) / (n - 1), t / n) for t, q in zip(total, square)]
 
 
 def knee(layer: Crossbar, x: Tensor, law: str) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, programmed, wide
 from .checks import integer, one_of
 from .data import Images
-from .folding import followers, written
+from .folding import chains, written
 from .statistics import Estimate, chip_yield, mean, quantile
 from .variation import Chip, Variation, keyed_generator
 
@@ -73,11 +73,11 @@ def evaluate(
     # float32 leaves a network of another type as it is
     dtype = torch.bfloat16 if precision == "bfloat16" else None
     whole = list(_batches(images, batch_size, dtype)) if seen == len(images) else None
-    correct, norms = [], followers(net)
+    correct, found = [], chains(net)
     with evaluating(net):
         for chip in (Chip.of(purpose, index) for index in indices):
             batches = whole or _batches(images.take(_slice(chip, len(images), seen)), batch_size, dtype)
-            with programmed(net, chip, variation, tuning), written(net, dtype, norms):
+            with programmed(net, chip, variation, tuning), written(net, dtype, found):
                 correct.append(sum(int((net(x).argmax(1) == labels).sum()) for x, labels in batches))
             if progress:
                 progress(seen)

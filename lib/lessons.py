@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .accounting import column_positions, knee, predicted_error, shared_gain, simulated_error
-from .analog import Crossbar, crossbars, evaluating, programmed
+from .accounting import column_positions, knee, predicted_error, shared_gain, simulated_errors
+from .analog import Crossbar, channels_last, crossbars, evaluating, programmed
 from .controls import traffic
 from .findings import exactly, scaled
 from .profiles import CLAIM_SHARE, Profile
@@ -199,7 +199,7 @@ def batch_norm_table(net: nn.Module, x: Tensor, labels: Tensor, shared: Sequence
     """e_between, statistics, accuracy (%), change: what a shared proportional gain does to a network whose batch norm
     uses the batch's own statistics (as in training) or its running ones (as in evaluation); change is the rms change
     of the logits over their rms."""
-    net, rows = copy.deepcopy(net), []
+    net, rows, x = copy.deepcopy(net), [], channels_last(x)
     with evaluating(net):
         # running ones first: statistics of the batch move them
         for statistics in ("running (evaluation)", "of the batch (training)"):
@@ -229,16 +229,16 @@ def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
 def error_table(layer: Crossbar, x: Tensor, within: float, sizes: Sequence[int], chips: int, e_between: float = 0.2) -> pd.DataFrame:
     """law, kind, size, cells, predicted, simulated: error variance of a corrected layer at fixed e_B, averaged over outputs
     and inputs and divided by the layer's own part (what the oracle leaves)."""
-    rows = []
+    kinds = (("cells", ReferenceCells, sizes), ("columns", ReferenceColumns, (1, 2, 4, 8)))
+    cases, rows = [(kind, size, made(size)) for kind, made, counts in kinds for size in counts], []
     for law in ("proportional", "layer-fixed"):
         own = predicted_error(layer, x, Oracle(), within, law, e_between)[0].mean()
-        for kind, made, counts in (("cells", ReferenceCells, sizes), ("columns", ReferenceColumns, (1, 2, 4, 8))):
-            for size in counts:
-                predicted = predicted_error(layer, x, made(size), within, law, e_between)[0].mean() / own
-                found = simulated_error(layer, x, made(size), within, law, e_between, chips=range(chips))[0].mean() / own
-                cells = size if kind == "cells" else size * layer.weight[0].numel()
-                row = {"law": law, "kind": kind, "size": size, "cells": cells}
-                rows.append(row | {"predicted": float(predicted), "simulated": float(found)})
+        simulated = simulated_errors(layer, x, [estimator for *_, estimator in cases], within, law, e_between, chips=range(chips))
+        for (kind, size, estimator), (found, _) in zip(cases, simulated):
+            predicted = predicted_error(layer, x, estimator, within, law, e_between)[0].mean()
+            cells = size if kind == "cells" else size * layer.weight[0].numel()
+            row = {"law": law, "kind": kind, "size": size, "cells": cells}
+            rows.append(row | {"predicted": float(predicted / own), "simulated": float(found.mean() / own)})
     return pd.DataFrame(rows)
 
 

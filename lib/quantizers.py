@@ -164,7 +164,11 @@ class LearnedStep(nn.Module):
 
     def codes(self, x: Tensor) -> Tensor:
         """The integers of q(x) = s·codes(x), without gradient; up to 8 bits are exact in bfloat16."""
-        return (x / self.scale.detach()).clamp_(*levels(self.bits, self.signed)).round_()
+        return self.rounded_(x / self.scale.detach())
+
+    def rounded_(self, v: Tensor) -> Tensor:
+        """The integers for v = x/s, in place."""
+        return v.clamp_(*levels(self.bits, self.signed)).round_()
 
     def forward(self, x: Tensor) -> Tensor:
         # an input without gradient is data: its step stays as calibrated, which spares the first layer's data gradient

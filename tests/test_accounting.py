@@ -9,7 +9,7 @@ from torch import nn
 
 from conftest import LAYERS, layer_and_input
 from lib import to_analog
-from lib.accounting import cost, knee, predicted_error, simulated_error
+from lib.accounting import cost, knee, predicted_error, simulated_errors
 from lib.controls import traffic
 from lib.selftuning import Oracle, ReferenceCells, ReferenceColumns, SelfTuning, effective_cells
 from lib.variation import LAWS
@@ -32,7 +32,7 @@ def test_error_formulas_at_fixed_shared_deviation(kind, estimator, law):
     net, (x, _) = positive_layer_and_input(kind)
     n, within = 800, 0.05  # small: the proportional formula is first-order
     variance, bias = predicted_error(net, x, estimator, within, law, 0.2)
-    found, shift = simulated_error(net, x, estimator, within, law, 0.2, chips=range(n))
+    ((found, shift),) = simulated_errors(net, x, [estimator], within, law, 0.2, chips=range(n))
     ratio = (found / variance).flatten()
     # over all outputs; one reference cell errs on all of them alike, which leaves the spread of a single output
     assert float(ratio.mean()) == pytest.approx(1, abs=3.5 * math.sqrt(2 / n) if estimator == ReferenceCells(1) else 0.08)
@@ -49,7 +49,7 @@ def test_the_floored_case_has_its_own_formula():
     ((x, _),) = traffic(net, x[:2]).values()
     e, floor = -0.9, 0.25
     variance, bias = predicted_error(net, x, ReferenceCells(256), 0.05, "proportional", e, floor)
-    found, shift = simulated_error(net, x, ReferenceCells(256), 0.05, "proportional", e, floor, range(400))
+    ((found, shift),) = simulated_errors(net, x, [ReferenceCells(256)], 0.05, "proportional", e, floor, range(400))
     assert float((found / variance).mean()) == pytest.approx(1, rel=0.08)
     w = net.quantize_weight(net.weight).detach()
     torch.testing.assert_close(bias, (0.1 / 0.25 - 1) * net.op(x, w))
@@ -66,7 +66,7 @@ def test_positions_that_columns_leave_alone_have_their_own_formula():
     left = ~columns.reads(net, x).repeat_interleave(2, 1)
     assert 0.2 < left.float().mean() < 0.9
     variance, bias = predicted_error(net, x, columns, 0.05, "proportional", 0.2)
-    found, shift = simulated_error(net, x, columns, 0.05, "proportional", 0.2, chips=range(400))
+    ((found, shift),) = simulated_errors(net, x, [columns], 0.05, "proportional", 0.2, chips=range(400))
     w = net.quantize_weight(net.weight).detach()
     torch.testing.assert_close(bias[left], 0.2 * net.op(x, w)[left])
     some = left & (variance > 0)

@@ -6,7 +6,7 @@ from torch import nn
 
 from lib import Chip, Oracle, OutputGain, ReferenceCells, ReferenceColumns, SelfTuning, Variation, build, programmed, to_analog
 from lib.analog import crossbars, evaluating
-from lib.folding import followers, written
+from lib.folding import Chain, chains, written
 from lib.own_network import Branched
 from lib.variation import LAWS
 
@@ -26,22 +26,24 @@ def lively(net: nn.Module, x: torch.Tensor) -> nn.Module:
     return to_analog(net, "A4W4", x).double().eval()
 
 
+# name → (network, batch norms folded, layers that divide by the step of the next, ReLUs left out)
 NETWORKS = {
-    "lenet5": (lambda: build("lenet5", 1, 10, 28), 2),
-    "vgg11": (lambda: build("vgg11", 1, 10, 28, 0.125), 8),
-    "resnet18": (lambda: build("resnet18", 1, 10, 28, 0.125), 20),
-    "branched": (Branched, 4),
+    "lenet5": (lambda: build("lenet5", 1, 10, 28), 2, 2, 2),
+    "vgg11": (lambda: build("vgg11", 1, 10, 28, 0.125), 8, 7, 7),
+    "resnet18": (lambda: build("resnet18", 1, 10, 28, 0.125), 20, 8, 8),
+    "branched": (Branched, 4, 1, 1),
 }
 
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_compute_the_same(name, law):
-    make, norms = NETWORKS[name]
+    make, *counts = NETWORKS[name]
     x = torch.randn(16, 3 if name == "branched" else 1, 28, 28, generator=torch.Generator().manual_seed(1))
     net = lively(make(), x)
-    found, x = followers(net), x.double()
-    assert len(found) == norms and not any(isinstance(m, nn.Identity) for m in found.values())
+    found, x = chains(net), x.double()
+    chained = found.values()
+    assert [sum(c.norm is not None for c in chained), sum(c.reader is not None for c in chained), sum(len(c.relus) for c in chained)] == counts
     with evaluating(net):
         for tuning in TUNINGS:
             with programmed(net, Chip(3), Variation.split(0.2, 0.5, law), tuning):
@@ -57,7 +59,7 @@ def test_a_correction_that_does_not_fold_leaves_its_norm_alone(images):
     tuner = OutputGain(4).bind(net.float(), images)
     with evaluating(net), programmed(net, Chip(3), Variation(0.2), tuner):
         slowly = net(images.normalized())
-        with written(net, None, followers(net)):
+        with written(net, None, chains(net)):
             torch.testing.assert_close(net(images.normalized()), slowly, atol=1e-4, rtol=1e-4)
 
 
@@ -118,7 +120,76 @@ def linear():
 def test_what_is_not_certain_is_not_folded(kind):
     x = torch.randn(4, 3, 8, 8)
     net = to_analog(kind(), "A4W4", x)
-    assert followers(net) == {} and net.training and len(list(crossbars(net))) >= 1
+    assert chains(net) == {} and net.training and len(list(crossbars(net))) >= 1
+
+
+class Shortcut(nn.Module):
+    """The ReLU's result goes two ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.relu, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        return x + self.second(x)
+
+
+class SameAgain(Shortcut):
+    """The layer that would read divided values reads others too."""
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        return self.second(self.second(x).abs())
+
+
+class ReluTwice(Shortcut):
+    def forward(self, x):
+        return self.relu(self.second(self.relu(self.first(x))))
+
+
+def between(*modules):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *modules, nn.Conv2d(4, 2, 1))
+
+
+def watched():
+    net = between(nn.ReLU())
+    net[1].register_forward_pre_hook(lambda module, args: None)
+    return net
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Shortcut, SameAgain, ReluTwice, watched, lambda: between(nn.Tanh()), lambda: between(nn.ReLU(), nn.AvgPool2d(2)), lambda: between(nn.LeakyReLU())],
+)  # fmt: skip
+def test_a_layer_divides_only_for_one_that_clamps_what_it_alone_reads(kind):
+    x = torch.randn(4, 3, 8, 8)
+    net = to_analog(kind(), "A4W4", x).double().eval()
+    assert chains(net) == {}
+    with evaluating(net), written(net, None, chains(net)):
+        folded = net(x.double())
+    with evaluating(net):
+        torch.testing.assert_close(folded, net(x.double()), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("bits", ["A4W4", "A1W1"])
+def test_a_signed_quantizer_needs_its_negative_values(bits):
+    x = torch.randn(4, 3, 8, 8)
+    assert chains(to_analog(between(), bits, x)) == {}
+    net = to_analog(between(nn.ReLU(), nn.MaxPool2d(3, 1)), bits, x)
+    assert chains(net) == {net[0]: Chain(None, (net[1],), net[3])}
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d((2, 2), (2, 2)), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1)])
+@pytest.mark.parametrize("size", [7, 8])
+def test_pooling_gives_the_same_maxima(pool, size):
+    x = torch.randn(4, 3, size, size)
+    net = to_analog(nn.Sequential(pool, nn.Conv2d(3, 2, 1)), "A4W4", x).double().eval()
+    with evaluating(net):
+        slowly = net(x.double())
+        with written(net):
+            assert torch.allclose(net(x.double()), slowly, atol=1e-12)
+            assert torch.equal(net[0](x), pool(x))
 
 
 class Remembers(nn.Module):
@@ -135,7 +206,7 @@ def test_tracing_leaves_nothing_in_the_network():
     x = torch.randn(4, 3, 8, 8)
     net = to_analog(Remembers(), "A4W4", x)
     net.seen = None
-    assert len(followers(net)) == 1 and net.seen is None
+    assert len(chains(net)) == 1 and net.seen is None
 
 
 def test_an_interrupt_while_writing_restores_everything():
@@ -147,7 +218,7 @@ def test_an_interrupt_while_writing_restores_everything():
 
     before = net(x)
     net[2].deviate = interrupt
-    with pytest.raises(KeyboardInterrupt), written(net, None, followers(net)):
+    with pytest.raises(KeyboardInterrupt), written(net, None, chains(net)):
         pass
     net[2].deviate = None
     assert torch.equal(net(x), before) and not any("forward" in vars(m) for m in net.modules())
@@ -155,4 +226,4 @@ def test_an_interrupt_while_writing_restores_everything():
 
 def test_a_network_without_running_statistics_is_left_alone():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
-    assert followers(to_analog(net, "A4W4", torch.randn(4, 3, 8, 8))) == {}
+    assert chains(to_analog(net, "A4W4", torch.randn(4, 3, 8, 8))) == {}
