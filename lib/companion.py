@@ -22,6 +22,7 @@ from pathlib import Path
 from . import cluster, engine, studies
 from .data import DATA_VARIABLE, ROOT
 from .profiles import NETWORKS_VARIABLE, PROFILES, SEEDS_VARIABLE, Profile, profile
+from .published import PROTOCOLS
 from .store import Store
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -112,8 +113,12 @@ def _run(options: argparse.Namespace) -> int:
             raise ValueError(f"--data-dir {options.data_dir!r} is no folder; name an existing one")
         os.environ[DATA_VARIABLE] = str(Path(options.data_dir).resolve())
     selected = _selected(options.only, available)
+    networks = options.networks or os.environ.get(NETWORKS_VARIABLE)
     if not chosen.settings and (lacking := [number for number in selected if number < PUBLISHED]):
-        raise ValueError(f"profile {chosen.name!r} has no setting for {options.networks!r}, which notebook {lacking[0]} needs; use --only {PUBLISHED}")
+        raise ValueError(f"profile {chosen.name!r} has no setting for {networks!r}, which notebook {lacking[0]} needs; use --only {PUBLISHED}")
+    if selected == [PUBLISHED] and PROFILES[chosen.name].published and not chosen.published:
+        repeated = ", ".join(sorted({how.network for how in PROTOCOLS.values()}))
+        raise ValueError(f"no published figure is repeated with {networks!r}; allowed with --only {PUBLISHED}: {repeated}")
     if options.networks:
         os.environ[NETWORKS_VARIABLE] = options.networks
     if options.seeds:

@@ -74,6 +74,15 @@ def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2, **o
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
 
 
+def wrapped(n: int, width: float = 4.2, height: float = 3.2, columns: int = 4, **options):
+    """(figure, the n axes in reading order): rows of up to `columns` panels."""
+    columns = min(n, columns)
+    fig, axes = panels(-(-n // columns), columns, width, height, **options)
+    for ax in axes.flat[n:]:
+        ax.remove()
+    return fig, list(axes.flat[:n])
+
+
 def case_panels(table: pd.DataFrame, xlabel: str = "", ylabel: str = "", width: float = 4.6, height: float = 3.1, **options):
     """(figure, axes, [(ax, network, law, rows)]): a row of panels a network, a column a law; labels at the edges."""
     networks, laws = list(table.network.unique()), list(table.law.unique())

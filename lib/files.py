@@ -38,12 +38,16 @@ BY_NAME = {kind.__name__: make for kind, (_, make) in KINDS.items()}
 def save_analog(net: nn.Module, path: str | Path) -> None:
     """Write the state and the quantizers of an analog network; slots of a programmed chip are not part of it.
 
-    Raises ValueError for a network without analog layers, or a quantizer of a type that the file cannot describe."""
+    Raises ValueError for a network without analog layers, or a quantizer of a type that the file cannot describe;
+    OSError where the file cannot be written."""
     layers = {name: [_described(name, q) for q in (m.quantize_input, m.quantize_weight)] for name, m in crossbars(net)}
     if not layers:
         raise ValueError(f"{type(net).__name__} has no analog layer to save; make them with to_analog(net, bits, calibrate)")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
-    save_file(tensors, str(path), metadata={"format": FORMAT, "layers": json.dumps(layers)})
+    try:
+        save_file(tensors, str(path), metadata={"format": FORMAT, "layers": json.dumps(layers)})
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path} ({error}); name a file in a folder that exists and may be written to") from None
 
 
 def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
@@ -51,6 +55,8 @@ def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
 
     Raises ValueError where the file is damaged or not one of `save_analog`, or where `net` has other layers;
     FileNotFoundError where there is none."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; name the file in it that save_analog wrote")
     try:
         with safe_open(str(path), "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}

@@ -79,11 +79,14 @@ def read_cells(path: str | Path) -> Cells:
 
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # a µ in another encoding harms no number
         reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
+        header = next(([name.strip() for name in row] for row in reader if any(field.strip() for field in row)), [])
+        top = reader.line_num
         if not header:
-            refuse(1, f"the file is empty; it needs the columns {', '.join(COLUMNS)} and a row a cell")
+            refuse(max(1, top), f"the file is empty; it needs the columns {', '.join(COLUMNS)} and a row a cell")
         if missing := [name for name in COLUMNS if name not in header]:
-            refuse(1, f"no column {', '.join(map(repr, missing))}; needed: {', '.join(COLUMNS)}; found: {', '.join(header)}")
+            refuse(top, f"no column {', '.join(map(repr, missing))}; needed: {', '.join(COLUMNS)}; found: {', '.join(header)}")
+        if twice := [name for name in COLUMNS if header.count(name) > 1]:
+            refuse(top, f"column {twice[0]!r} comes twice; rename the one that is not meant")
         places = [header.index(name) for name in COLUMNS]
         for row in reader:
             line = reader.line_num
@@ -183,8 +186,9 @@ def _likelihood(cells: Cells, law: str) -> float:
 
 
 def residual_table(cells: Cells, fit: Fit, bins: int = 8):
-    """pandas DataFrame, a row a group of cells of one |target| (of like ones, where there are more than `bins`): target, rms of measured − target − chip's shared part,
-    its count, and what each law says it should be.  The picture by which to believe a law."""
+    """pandas DataFrame, a row a group of cells of one |target| (of like ones, where there are more than `bins`): target, rms
+    of measured − target − chip's shared part, its count, and what each law says it should be.  The picture by which to
+    believe a law."""
     import pandas as pd
 
     size = np.abs(cells.target)

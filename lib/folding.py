@@ -90,8 +90,7 @@ def written(net: nn.Module, dtype: torch.dtype | None = None, found: dict[Analog
 
     dtype: of the convolutions, None for that of their weights.  Linear layers and what follows keep theirs, since logits
     rounded to few bits would tie.  found: `chains(net)`."""
-    linear = {layer: chain for layer, chain in (found or {}).items() if layer.correct is None or hasattr(layer.correct, "fold")}
-    linear = {layer: chain for layer, chain in linear.items() if chain.norm is None or not chain.norm.training}
+    linear = {layer: chain for layer, chain in (found or {}).items() if _linear(layer, chain)}
     divided, replaced = {chain.reader for chain in linear.values()}, []
     try:
         for _, layer in crossbars(net):
@@ -108,6 +107,11 @@ def written(net: nn.Module, dtype: torch.dtype | None = None, found: dict[Analog
     finally:
         for module in replaced:
             module.__dict__.pop("forward", None)
+
+
+def _linear(layer: Crossbar, chain: Chain) -> bool:
+    """Whether correction and batch norm act on the cells alone: neither asks for the batch."""
+    return (layer.correct is None or hasattr(layer.correct, "fold")) and not (chain.norm and chain.norm.training)
 
 
 def _same(x: Tensor) -> Tensor:

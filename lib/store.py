@@ -136,7 +136,9 @@ class Store:
     # -- files ------------------------------------------------------------------------------------------------
 
     def _files(self, kind: str, key: str) -> list[Path]:
-        return sorted(path for path in self._shelf(kind, key).glob(f"{key}.*") if path.suffix in (".safetensors", ".csv"))
+        shelf = self._shelf(kind, key)
+        names = os.listdir(shelf) if shelf.is_dir() else []  # a glob takes three times as long
+        return sorted(shelf / name for name in names if name.startswith(f"{key}.") and name.endswith((".safetensors", ".csv")))
 
     def _shelf(self, kind: str, key: str) -> Path:
         """One of 256 folders: thousands of entries in one would make each look-up slow."""

@@ -86,6 +86,7 @@ def test_interrupted_runs_end_the_same():
         (["--profile", "smoke", "--only", "00,42"], ["'42'", "00, 01, 02, 03"]),
         (["--profile", "reduced", "--networks", "lenet6"], ["'lenet6'", "lenet5, lenet5-classic"]),
         (["--profile", "reduced", "--networks", "lenet5-classic"], ["'lenet5-classic'", "notebook 00", "--only 07"]),
+        (["--profile", "reduced", "--networks", "lenet5", "--only", "07"], ["'lenet5'", "lenet5-classic, resnet18, vgg11"]),
         (["--profile", "reduced", "--seeds", "0,7"], ["'7'", "0, 1, 2"]),
         (["--device", "tpu"], ["'tpu'", "cpu, cuda"]),
         (["--jobs", "many"], ["'many'", "0 to 256"]),

@@ -55,3 +55,11 @@ def test_what_a_file_cannot_hold(tmp_path):
     net.quantize_weight = nn.Tanh()
     with pytest.raises(ValueError, match="type Tanh, a file can hold: .*LearnedStep"):
         save_analog(net, tmp_path / "x")
+
+
+def test_places_that_take_no_file(tmp_path):
+    net = to_analog(nn.Linear(3, 2), "A4W4", torch.randn(4, 3))
+    with pytest.raises(OSError, match="cannot write .*folder that exists"):
+        save_analog(net, tmp_path / "none" / "x")
+    with pytest.raises(ValueError, match="is a folder"):
+        load_analog(nn.Linear(3, 2), tmp_path)

@@ -90,6 +90,8 @@ def test_a_file_of_simulated_cells_comes_back(tmp_path):
 BAD = {
     "empty": ("", 1, ["empty", "chip, cell, target, measured"]),
     "missing column": (GOOD.replace("target", "goal"), 1, ["'target'", "found: chip, cell, goal, measured"]),
+    "column twice": ("\n" + GOOD.replace("cell,target", "target,cell,target"), 2, ["'target' comes twice"]),
+    "missing column below a blank line": ("\n" + GOOD.replace("target", "goal"), 2, ["'target'"]),
     "text": (GOOD.replace("b,0,0.5,", "b,0,half,"), 4, ["target", "finite", "'half'"]),
     "NaN": (GOOD.replace("a,1,-1.0,-1.1", "a,1,-1.0,nan"), 3, ["measured", "'nan'"]),
     "blank value": (GOOD.replace("a,1,-1.0,-1.1", "a,1,-1.0,"), 3, ["measured", "''"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, environment
+from lib import findings_published
 
 # A module imports only from modules that stand before it.  `statistics` is pure maths, so it stands first: that lets
 # `evaluate(…).summary()` exist.
@@ -92,13 +93,21 @@ def test_notebooks_are_clean_and_well_formed(path):
     assert not defined, "notebooks call lib, they define nothing"
 
 
-def test_committed_figures_are_complete():
-    folder = ROOT / "figures" / "quick"
+@pytest.mark.parametrize("profile", ["quick", "reduced"])
+def test_committed_figures_are_complete(profile):
+    folder = ROOT / "figures" / profile
     names = {p.stem for p in folder.glob("*.png")}
     assert names and all((folder / f"{n}.{kind}").exists() for n in names for kind in ("pdf", "csv", "json"))
     for record in folder.glob("*.json"):
         content = json.loads(record.read_text("utf-8"))
-        assert len(content["alt"]) > 40 and content["claims"] and content["profile"] == "quick" and content["results"]
+        assert len(content["alt"]) > 40 and content["claims"] and content["profile"] == profile and content["results"]
+
+
+def test_the_committed_run_repeats_the_published_rows_of_lenet():
+    rows = findings_published.compared(findings_published.committed())
+    run = rows[(rows.network == "LeNet-5") & rows.method.isin(["QAT", "QAVAT"]) & (rows.verdict != "not run")]
+    assert sorted(zip(run.method, run.sigma)) == [(method, sigma) for method in ("QAT", "QAVAT") for sigma in (0.2, 0.4, 0.6)]
+    assert (run.ours_seeds == 3).all() and (run.ours_chips >= 300).all() and (run.difference.abs() < 5).all()
 
 
 def test_readme_names_every_notebook_and_its_figure_exists():
