@@ -99,6 +99,18 @@ def channels_last(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
 
 
+def layout(net: nn.Module, x: Tensor) -> torch.memory_format:
+    """Of inputs like x (B, …): channels-last where it exists and the forward of `net` takes it; x.view(B, -1) does not."""
+    if x.dim() == 4:
+        try:
+            with evaluating(net):
+                net(channels_last(x[:2]))
+            return torch.channels_last
+        except RuntimeError:  # if it has another cause, it comes again where the inputs are used
+            pass
+    return torch.contiguous_format
+
+
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[nn.Module]:
     """Evaluation mode without gradients; every module's own mode comes back at the end."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, programmed, wide
 from .checks import integer, one_of
 from .data import Images
-from .folding import chains, written
+from .folding import way, written
 from .statistics import Estimate, chip_yield, mean, quantile
 from .variation import Chip, Variation, keyed_generator
 
@@ -72,12 +72,13 @@ def evaluate(
     precision = best_precision(net) if precision is None else one_of("precision", precision, PRECISIONS)
     # float32 leaves a network of another type as it is
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    whole = list(_batches(images, batch_size, dtype)) if seen == len(images) else None
-    correct, found = [], chains(net)
+    quick = way(net, images.take(slice(0, 2)).normalized())
+    whole = list(_batches(images, batch_size, dtype, quick.layout)) if seen == len(images) else None
+    correct = []
     with evaluating(net):
         for chip in (Chip.of(purpose, index) for index in indices):
-            batches = whole or _batches(images.take(_slice(chip, len(images), seen)), batch_size, dtype)
-            with programmed(net, chip, variation, tuning), written(net, dtype, found):
+            batches = whole or _batches(images.take(_slice(chip, len(images), seen)), batch_size, dtype, quick.layout)
+            with programmed(net, chip, variation, tuning), written(net, dtype, quick):
                 correct.append(sum(int((net(x).argmax(1) == labels).sum()) for x, labels in batches))
             if progress:
                 progress(seen)
@@ -90,10 +91,11 @@ def _slice(chip: Chip, total: int, size: int) -> Tensor:
     return torch.from_numpy(keyed_generator("slice", chip.seed).permutation(total)[:size].copy())
 
 
-def _batches(images: Images, size: int, dtype: torch.dtype | None) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(images: Images, size: int, dtype: torch.dtype | None, layout: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
     """(x normalized, labels) in the layout and type of the fastest convolutions."""
     for part in _parts(images, size):
-        yield channels_last(part.normalized()).to(dtype), part.labels
+        x = part.normalized()
+        yield (channels_last(x) if layout is torch.channels_last else x).to(dtype), part.labels
 
 
 PRECISIONS = ("float32", "bfloat16")

@@ -13,69 +13,126 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
 
-from .analog import AnalogConv2d, Crossbar, crossbars
+from .analog import AnalogConv2d, AnalogLinear, Crossbar, crossbars, evaluating, layout, programmed
 from .quantizers import LearnedStep
+from .variation import Chip, Variation
 
 
 @dataclass(frozen=True)
 class Chain:
     """What follows a convolution, where each module alone reads the one before and is called once.
 
-    norm: its batch norm.  reader: the crossbar at the end, whose unsigned quantizer clamps at zero, so that `relus` on
-    the way change nothing, and whose step the convolution can divide by."""
+    norm: its batch norm.  reader: the crossbar at the end, whose unsigned quantizer clamps at zero, so that the ReLUs on
+    the way change nothing, and whose step the convolution can divide by.  passed: what stands between."""
 
     norm: nn.BatchNorm2d | None = None
-    relus: tuple[nn.ReLU, ...] = ()
+    passed: tuple[nn.Module, ...] = ()
     reader: Crossbar | None = None
 
+    @property
+    def relus(self) -> list[nn.ReLU]:
+        return [m for m in self.passed if type(m) is nn.ReLU]
 
-def chains(net: nn.Module) -> dict[AnalogConv2d, Chain]:
-    """The chain of each convolution that has one, in evaluation.
+    def holds(self, layer: AnalogConv2d) -> bool:
+        """Whether correction, batch norm and division act on the cells alone, now that a tuner may have changed them."""
+        quiet = _foldable(layer) and all(map(_plain, filter(None, (layer, self.norm, *self.passed, self.reader))))
+        linear = layer.correct is None or hasattr(layer.correct, "fold")
+        return quiet and linear and not (self.norm and self.norm.training) and (self.reader is None or _clamps(self.reader))
 
-    Empty for a network that torch.fx cannot trace, because its way depends on its input."""
-    traced = copy.deepcopy(net).eval()  # a forward that keeps something would keep a stand-in
+
+@dataclass(frozen=True)
+class Way:
+    """How a network may be evaluated: the layout of its inputs in memory, and the chains of its convolutions."""
+
+    layout: torch.memory_format = torch.contiguous_format
+    chains: dict[AnalogConv2d, Chain] = field(default_factory=dict)
+
+
+def way(net: nn.Module, x: Tensor) -> Way:
+    """The quickest way of `net` that computes the same on a few inputs x (B, …)."""
+    how = layout(net, x)
     try:
-        graph = _Tracer().trace(traced)
-    except Exception:  # tracing runs the user's own forward with stand-ins for tensors: anything may come of it
+        return Way(how, _tried(net, x, how))
+    except Exception:  # any forward of the user's: it may not bear a copy, float64, or stand-ins for tensors
+        return Way(how)
+
+
+def _tried(net: nn.Module, x: Tensor, how: torch.memory_format) -> dict[AnalogConv2d, Chain]:
+    """The chains found in a copy of `net`, if they hold there."""
+    twin = copy.deepcopy(net).double()
+    with evaluating(twin), torch.random.fork_rng(devices=[]):
+        found = _chains(twin)
+        if not found or not _same_result(twin, x.double(), Way(how, found)):
+            return {}
+    mine = dict(zip(twin.modules(), net.modules())) | {None: None}
+    return {mine[layer]: Chain(mine[c.norm], tuple(mine[m] for m in c.passed), mine[c.reader]) for layer, c in found.items()}
+
+
+def _same_result(net: nn.Module, x: Tensor, way: Way) -> bool:
+    """Slowly and folded, on one chip: a forward may do what no trace shows."""
+    x = x.contiguous(memory_format=way.layout)
+    with programmed(net, Chip(0), Variation(0.1)):
+        slowly = net(x)
+        with written(net, None, way):
+            return torch.allclose(net(x), slowly, rtol=1e-6, atol=1e-6 * float(slowly.abs().max()))
+
+
+def _chains(net: nn.Module) -> dict[AnalogConv2d, Chain]:
+    """The chain of each convolution that has one; `net` is a copy in evaluation mode that is used for nothing else.
+
+    Empty for a network that torch.fx cannot trace, because its way depends on its input, or that keeps what it computes."""
+    if not all(map(_plain, _containers(net))):
+        return {}
+    graph = _Tracer().trace(net)
+    if any(isinstance(kept, fx.Proxy) for m in net.modules() for kept in vars(m).values()):
         return {}
     called = [node.target for node in graph.nodes if node.op == "call_module"]
-    uses = Counter(inner for name in called for inner in traced.get_submodule(name).modules())
+    uses = Counter(inner for name in called for inner in net.get_submodule(name).modules())
 
     def certain(node: fx.Node) -> nn.Module | None:
-        """The module called, if it is called here alone and no hook reads what goes in or out."""
-        module = traced.get_submodule(node.target) if node.op == "call_module" else None
-        hooked = module is not None and (module._forward_hooks or module._forward_pre_hooks)
-        return module if uses[module] == 1 and not hooked else None
+        """The module called, if it is called here alone and nobody looks at what goes in or out."""
+        module = net.get_submodule(node.target) if node.op == "call_module" else None
+        return module if module is not None and uses[module] == 1 and _plain(module) else None
 
-    found = {}
-    for node in graph.nodes:
-        if type(certain(node)) is AnalogConv2d and (chain := _followed(node, certain, net)) != Chain():
-            found[net.get_submodule(node.target)] = chain
-    return found
+    convolutions = [(node, m) for node in graph.nodes if type(m := certain(node)) is AnalogConv2d]
+    found = {layer: _followed(node, certain) for node, layer in convolutions}
+    return {layer: chain for layer, chain in found.items() if chain != Chain()}
 
 
-def _followed(node: fx.Node, certain: Callable[[fx.Node], nn.Module | None], net: nn.Module) -> Chain:
+def _followed(node: fx.Node, certain: Callable[[fx.Node], nn.Module | None]) -> Chain:
     """Exact types throughout, since a subclass may do more; no BatchNorm1d, which may mean another axis than its layer."""
-    norm, relus, passed = None, (), False
+    norm, passed = None, ()
     while len(node.users) == 1:
         (node,) = node.users
         module = certain(node)
-        if type(module) is nn.BatchNorm2d and module.track_running_stats and not passed and norm is None:
-            norm = net.get_submodule(node.target)
-            continue
-        passed = True
-        if type(module) is nn.ReLU:
-            relus += (net.get_submodule(node.target),)
-        elif isinstance(module, Crossbar) and type(q := module.quantize_input) is LearnedStep and not q.signed:
-            return Chain(norm, relus, net.get_submodule(node.target))
-        elif type(module) not in (nn.MaxPool2d, nn.Flatten, nn.Identity):  # monotonic, and indifferent to a positive factor
+        if type(module) is nn.BatchNorm2d and module.track_running_stats and norm is None and not passed:
+            norm = module
+        elif type(module) in (AnalogConv2d, AnalogLinear) and _clamps(module):
+            return Chain(norm, passed, module)
+        elif type(module) in (nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Identity):  # monotonic, indifferent to a positive factor
+            passed += (module,)
+        else:
             break
     return Chain(norm)
+
+
+def _clamps(reader: Crossbar) -> bool:
+    """Whether a crossbar's quantizer takes negative inputs to zero."""
+    return type(q := reader.quantize_input) is LearnedStep and not q.signed and _plain(q)
+
+
+def _plain(m: nn.Module) -> bool:
+    """No hook looks at what goes in or out, and the forward is that of its type."""
+    return not (m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m))
+
+
+def _containers(net: nn.Module) -> Iterator[nn.Module]:
+    return (m for m in net.modules() if not isinstance(m, Crossbar) and any(isinstance(inner, Crossbar) for inner in m.modules()))
 
 
 class _Tracer(fx.Tracer):
@@ -85,17 +142,19 @@ class _Tracer(fx.Tracer):
 
 
 @contextmanager
-def written(net: nn.Module, dtype: torch.dtype | None = None, found: dict[AnalogConv2d, Chain] | None = None) -> Iterator[nn.Module]:
+def written(net: nn.Module, dtype: torch.dtype | None = None, way: Way = Way()) -> Iterator[nn.Module]:
     """Every crossbar of a network in evaluation mode with all that is linear folded into its cells.
 
     dtype: of the convolutions, None for that of their weights.  Linear layers and what follows keep theirs, since logits
-    rounded to few bits would tie.  found: `chains(net)`."""
-    linear = {layer: chain for layer, chain in (found or {}).items() if _linear(layer, chain)}
-    divided, replaced = {chain.reader for chain in linear.values()}, []
+    rounded to few bits would tie.  A layer whose forward or activation quantizer somebody has changed is left alone."""
+    folded = {layer: chain for layer, chain in way.chains.items() if chain.holds(layer)}
+    divided, replaced = {chain.reader for chain in folded.values()}, []
     try:
         for _, layer in crossbars(net):
-            chain = linear.get(layer, Chain())
-            forward = _written(layer, dtype if isinstance(layer, AnalogConv2d) else None, chain, layer in divided)
+            if not _foldable(layer):
+                continue
+            chain = folded.get(layer, Chain())
+            forward = _written(layer, dtype if isinstance(layer, AnalogConv2d) else None, chain, layer in divided, way.layout)
             now = {layer: forward} | dict.fromkeys(chain.relus, _same) | ({chain.norm: _same} if chain.norm else {})
             replaced += now
             for module, forward in now.items():
@@ -109,30 +168,31 @@ def written(net: nn.Module, dtype: torch.dtype | None = None, found: dict[Analog
             module.__dict__.pop("forward", None)
 
 
-def _linear(layer: Crossbar, chain: Chain) -> bool:
-    """Whether correction and batch norm act on the cells alone: neither asks for the batch."""
-    return (layer.correct is None or hasattr(layer.correct, "fold")) and not (chain.norm and chain.norm.training)
+def _foldable(layer: Crossbar) -> bool:
+    return type(layer) in (AnalogConv2d, AnalogLinear) and "forward" not in vars(layer) and _plain(layer.quantize_input)
 
 
-def _same(x: Tensor) -> Tensor:
-    return x
+def _same(input: Tensor) -> Tensor:  # torch's own name, for callers by keyword
+    return input
 
 
 def _halves(m: nn.Module) -> bool:
     """Whether a module is the usual max-pooling of 2×2, written in any of its ways."""
     sizes = (getattr(m, name, None) for name in ("kernel_size", "stride", "padding", "dilation"))
-    plain = type(m) is nn.MaxPool2d and not (m.ceil_mode or m.return_indices)
+    plain = type(m) is nn.MaxPool2d and not (m.ceil_mode or m.return_indices) and "forward" not in vars(m)
     return plain and [s if isinstance(s, tuple) else (s, s) for s in sizes] == [(2, 2), (2, 2), (0, 0), (1, 1)]
 
 
-def _halved(x: Tensor) -> Tensor:
+def _halved(input: Tensor) -> Tensor:
     """Max-pooling of 2×2 as two element-by-element maxima: torch's own also keeps indices, which takes 3 to 17 times longer."""
-    height, width = (side // 2 * 2 for side in x.shape[-2:])
-    x = torch.maximum(x[..., 0:height:2, :], x[..., 1:height:2, :])
+    height, width = (side // 2 * 2 for side in input.shape[-2:])
+    x = torch.maximum(input[..., 0:height:2, :], input[..., 1:height:2, :])
     return torch.maximum(x[..., 0:width:2], x[..., 1:width:2])
 
 
-def _written(layer: Crossbar, dtype: torch.dtype | None, chain: Chain, divided: bool) -> Callable[[Tensor], Tensor]:
+def _written(
+    layer: Crossbar, dtype: torch.dtype | None, chain: Chain, divided: bool, how: torch.memory_format
+) -> Callable[[Tensor], Tensor]:
     """divided: the layer before has divided its output by this one's step already."""
     quantizer, correct, cells, bias = layer.quantize_input, layer.correct, layer.cells(), layer.bias
     codes, step = (quantizer.codes, quantizer.scale) if isinstance(quantizer, LearnedStep) else (quantizer, 1.0)
@@ -147,7 +207,7 @@ def _written(layer: Crossbar, dtype: torch.dtype | None, chain: Chain, divided: 
         step_after = chain.reader.quantize_input.scale
         cells, bias = cells / step_after, None if bias is None else bias / step_after
     cells = (cells * step).to(dtype or cells.dtype)
-    cells = cells.to(memory_format=torch.channels_last) if cells.dim() == 4 else cells
+    cells = cells.contiguous(memory_format=how) if cells.dim() == 4 else cells
     bias = None if bias is None else bias.to(cells.dtype)
     if correct is None:
         return lambda x: layer.op(codes(x).to(cells.dtype), cells, bias)

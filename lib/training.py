@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .analog import channels_last, crossbars, evaluating, programmed, to_analog, wide
+from .analog import channels_last, crossbars, evaluating, layout, programmed, to_analog, wide
 from .checks import integer, one_of, real
 from .data import Augment, Images
 from .quantizers import TINY, Bits, LearnedStep, activation_step
@@ -91,11 +91,12 @@ def fit(
     until = recipe.epochs if until is None else integer("until", until, 1, recipe.epochs)
     optimizer = _optimizer(net, recipe)
     first = _restore(net, optimizer, resume) if resume else 0
+    lay = _Layout(net)
     steps = max(1, len(images) // recipe.batch_size)
     net.train()
     for epoch in range(first, until):
         for i, (x, labels) in enumerate(images.batches(recipe.batch_size, ("train", seed, epoch), recipe.augment)):
-            step, x = epoch * steps + i, _laid_out(x, net)
+            step, x = epoch * steps + i, lay(x)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step / (steps * recipe.epochs))
             loss = _step(net, optimizer, x, labels, variation, Chip.of("training", step, seed))
@@ -118,8 +119,16 @@ def _step(net, optimizer, x: Tensor, labels: Tensor, variation: Variation, chip:
     return loss.item()
 
 
-def _laid_out(x: Tensor, net: nn.Module) -> Tensor:
-    return channels_last(x) if wide(net) and x.dim() == 4 else x
+class _Layout:
+    """Minibatches as `net` computes them fastest: channels-last if it is wide and takes that, which the first one tells."""
+
+    def __init__(self, net: nn.Module):
+        self.net, self.format = net, None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.format is None:
+            self.format = layout(self.net, x) if wide(self.net) else torch.contiguous_format
+        return channels_last(x) if self.format is torch.channels_last else x
 
 
 @contextmanager
@@ -184,7 +193,7 @@ def reestimate_batch_norm(
     layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not layers:
         return
-    momenta = [layer.momentum for layer in layers]
+    momenta, lay = [layer.momentum for layer in layers], _Layout(net)
     try:
         with evaluating(net):
             for layer in layers:
@@ -193,7 +202,7 @@ def reestimate_batch_norm(
                 layer.train()
             for draw, x in zip(range(draws), _endless(images, batch_size, seed)):
                 with fabricated(net, Chip.of("batch-norm", draw, seed), variation):
-                    net(_laid_out(x, net))
+                    net(lay(x))
     finally:
         for layer, momentum in zip(layers, momenta):
             layer.momentum = momentum

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lib import Chip, Oracle, OutputGain, ReferenceCells, ReferenceColumns, SelfTuning, Variation, build, programmed, to_analog
+from lib import (
+    Chip, Oracle, OutputGain, Recipe, ReferenceCells, ReferenceColumns, SelfTuning, Variation, build, evaluate, fit, programmed, to_analog,
+)  # fmt: skip
 from lib.analog import crossbars, evaluating
-from lib.folding import Chain, chains, written
+from lib.folding import Chain, way, written
 from lib.own_network import Branched
 from lib.variation import LAWS
 
@@ -41,8 +43,9 @@ def test_networks_compute_the_same(name, law):
     make, *counts = NETWORKS[name]
     x = torch.randn(16, 3 if name == "branched" else 1, 28, 28, generator=torch.Generator().manual_seed(1))
     net = lively(make(), x)
-    found, x = chains(net), x.double()
-    chained = found.values()
+    x = x.double()
+    found = way(net, x)
+    chained = found.chains.values()
     assert [sum(c.norm is not None for c in chained), sum(c.reader is not None for c in chained), sum(len(c.relus) for c in chained)] == counts
     with evaluating(net):
         for tuning in TUNINGS:
@@ -59,7 +62,7 @@ def test_a_correction_that_does_not_fold_leaves_its_norm_alone(images):
     tuner = OutputGain(4).bind(net.float(), images)
     with evaluating(net), programmed(net, Chip(3), Variation(0.2), tuner):
         slowly = net(images.normalized())
-        with written(net, None, chains(net)):
+        with written(net, None, way(net, images.normalized()[:2])):
             torch.testing.assert_close(net(images.normalized()), slowly, atol=1e-4, rtol=1e-4)
 
 
@@ -120,7 +123,7 @@ def linear():
 def test_what_is_not_certain_is_not_folded(kind):
     x = torch.randn(4, 3, 8, 8)
     net = to_analog(kind(), "A4W4", x)
-    assert chains(net) == {} and net.training and len(list(crossbars(net))) >= 1
+    assert way(net, x).chains == {} and net.training and len(list(crossbars(net))) >= 1
 
 
 class Shortcut(nn.Module):
@@ -165,8 +168,9 @@ def watched():
 def test_a_layer_divides_only_for_one_that_clamps_what_it_alone_reads(kind):
     x = torch.randn(4, 3, 8, 8)
     net = to_analog(kind(), "A4W4", x).double().eval()
-    assert chains(net) == {}
-    with evaluating(net), written(net, None, chains(net)):
+    how = way(net, x.double())
+    assert how.chains == {}
+    with evaluating(net), written(net, None, how):
         folded = net(x.double())
     with evaluating(net):
         torch.testing.assert_close(folded, net(x.double()), atol=1e-10, rtol=1e-10)
@@ -175,9 +179,9 @@ def test_a_layer_divides_only_for_one_that_clamps_what_it_alone_reads(kind):
 @pytest.mark.parametrize("bits", ["A4W4", "A1W1"])
 def test_a_signed_quantizer_needs_its_negative_values(bits):
     x = torch.randn(4, 3, 8, 8)
-    assert chains(to_analog(between(), bits, x)) == {}
+    assert way(to_analog(between(), bits, x), x).chains == {}
     net = to_analog(between(nn.ReLU(), nn.MaxPool2d(3, 1)), bits, x)
-    assert chains(net) == {net[0]: Chain(None, (net[1],), net[3])}
+    assert way(net, x).chains == {net[0]: Chain(None, (net[1], net[2]), net[3])}
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d((2, 2), (2, 2)), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1)])
@@ -206,7 +210,150 @@ def test_tracing_leaves_nothing_in_the_network():
     x = torch.randn(4, 3, 8, 8)
     net = to_analog(Remembers(), "A4W4", x)
     net.seen = None
-    assert len(chains(net)) == 1 and net.seen is None
+    way(net, x)
+    assert type(net.seen) is torch.Tensor
+
+
+class Masked(Shortcut):
+    """Traced with a mask, used without."""
+
+    def forward(self, x, mask=None):
+        y = self.first(x)
+        return self.second(self.relu(y)) * (torch.sigmoid(y) if mask is None else mask)
+
+
+class AroundTheCall(Shortcut):
+    def forward(self, x):
+        return self.second(self.relu(self.first(x))) + self.relu.forward(x.mean(1, keepdim=True))
+
+
+class Gate(nn.Module):
+    skip = None
+
+    def forward(self, x):
+        return x + self.skip
+
+
+class Stash(Shortcut):
+    def __init__(self):
+        super().__init__()
+        self.gate = Gate()
+
+    def forward(self, x):
+        y = self.gate.skip = self.first(x)
+        return self.gate(self.second(self.relu(y)))
+
+
+class ByTypes(Shortcut):
+    def forward(self, x):
+        y = self.first(x)
+        return self.second(self.relu(y)) + (y if isinstance(y, torch.Tensor) else 0)
+
+
+class Flat(Shortcut):
+    """Takes no channels-last tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Linear(256, 5)
+
+    def forward(self, x):
+        x = self.relu(self.first(x))
+        return self.second(x.view(x.size(0), -1))
+
+
+class Keywords(Shortcut):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x):
+        return self.second(self.pool(input=self.relu(input=self.first(x))))
+
+
+class Keeps(Shortcut):
+    kept = None
+
+    def forward(self, x):
+        self.kept = self.first(x)
+        return self.second(self.relu(self.kept))
+
+
+def inside_watched():
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Conv2d(4, 2, 1))
+    net[0].register_forward_hook(lambda module, args, y: None)
+    return net
+
+
+UNSEEN = [Masked, AroundTheCall, Stash, ByTypes, Flat, Keywords, Keeps, inside_watched]
+
+
+@pytest.mark.parametrize("kind", UNSEEN)
+def test_what_no_trace_shows_is_tried_before_it_is_trusted(kind):
+    x = torch.randn(6, 3, 8, 8)
+    net = to_analog(kind(), "A4W4", x).double().eval()
+    x = x.double()
+    how = way(net, x)
+    with evaluating(net), programmed(net, Chip(1), Variation(0.2)):
+        slowly = net(x)
+        with written(net, None, how):
+            torch.testing.assert_close(net(x.contiguous(memory_format=how.layout)), slowly, atol=1e-8, rtol=1e-8)
+    assert bool(how.chains) == (kind is Keywords) and (how.layout is torch.contiguous_format) == (kind is Flat)
+
+
+def test_networks_that_view_can_be_trained_and_evaluated(images):
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.wide, self.fc = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(512, 3)
+
+        def forward(self, x):
+            return self.fc(self.wide(self.conv(x).relu()).relu().view(-1, 512))
+
+    net = to_analog(Viewed(), "A4W4", images.normalized())
+    fit(net, images, Recipe(epochs=1, batch_size=8, bn_draws=2), Variation(0.2))
+    for precision in ("float32", "bfloat16"):
+        assert evaluate(net, images, Variation(0.1), 2, precision=precision).images.tolist() == [len(images)] * 2
+
+
+def test_a_network_that_keeps_what_it_computed_can_be_evaluated(images):
+    net = to_analog(nn.Sequential(nn.Conv2d(1, 3, 1), Keeps(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "A4W4", images.normalized())
+    net(images.normalized()).sum().backward()
+    assert len(evaluate(net, images, Variation(0.1), 1).correct) == 1
+
+
+def patched(module):
+    forward = module.forward
+    module.forward = lambda x: 2 * forward(x)
+    return module
+
+
+@pytest.mark.parametrize("i", range(4))
+def test_a_forward_that_somebody_has_changed_stays(i):
+    x = torch.randn(6, 3, 8, 8)
+    net = to_analog(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)), "A4W4", x).double().eval()
+    changed = patched(net[i]).forward
+    how = way(net, x.double())
+    with evaluating(net):
+        slowly = net(x.double())
+        with written(net, None, how):
+            torch.testing.assert_close(net(x.double()), slowly, atol=1e-10, rtol=1e-10)
+    assert net[i].forward is changed and not how.chains
+
+
+def test_a_tuner_may_change_what_a_chain_passes():
+    x = torch.randn(6, 3, 8, 8)
+    net = to_analog(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), "A4W4", x).double().eval()
+    how = way(net, x.double())
+    assert how.chains
+    hook = net[1].register_forward_hook(lambda module, args, y: y + 0.3)
+    for change in (lambda: None, hook.remove, lambda: setattr(net[2].quantize_input, "signed", True),
+                   lambda: net[2].quantize_input.register_forward_hook(lambda module, args, y: 2 * y)):  # fmt: skip
+        change()
+        with evaluating(net):
+            slowly = net(x.double())
+            with written(net, None, how):
+                torch.testing.assert_close(net(x.double()), slowly, atol=1e-10, rtol=1e-10)
 
 
 def test_an_interrupt_while_writing_restores_everything():
@@ -216,9 +363,10 @@ def test_an_interrupt_while_writing_restores_everything():
     def interrupt(w):
         raise KeyboardInterrupt
 
-    before = net(x)
+    before, how = net(x), way(net, x)
+    assert how.chains
     net[2].deviate = interrupt
-    with pytest.raises(KeyboardInterrupt), written(net, None, chains(net)):
+    with pytest.raises(KeyboardInterrupt), written(net, None, how):
         pass
     net[2].deviate = None
     assert torch.equal(net(x), before) and not any("forward" in vars(m) for m in net.modules())
@@ -226,4 +374,5 @@ def test_an_interrupt_while_writing_restores_everything():
 
 def test_a_network_without_running_statistics_is_left_alone():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
-    assert chains(to_analog(net, "A4W4", torch.randn(4, 3, 8, 8))) == {}
+    x = torch.randn(4, 3, 8, 8)
+    assert way(to_analog(net, "A4W4", x), x).chains == {}
