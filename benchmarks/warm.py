@@ -20,7 +20,8 @@ from lib.profiles import profile
 
 
 def seconds(path: Path, name: str, folder: Path) -> float:
-    command = [sys.executable, "-m", "papermill", str(path), str(folder / "out.ipynb"), "--no-progress-bar", "--kernel", "python3"]
+    options = ["--no-progress-bar", "--kernel", "python3", "--no-request-save-on-cell-execute"]
+    command = [sys.executable, "-m", "papermill", str(path), str(folder / "out.ipynb"), *options]
     environment = os.environ | {"ANALOG_PIM_FIGURES": str(folder), "JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg"}
     began = time.perf_counter()
     subprocess.run([*command, "--cwd", str(NOTEBOOKS), "-p", "PROFILE", name], env=environment, check=True, capture_output=True)

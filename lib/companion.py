@@ -26,7 +26,7 @@ from .published import PROTOCOLS
 from .store import Store
 
 NOTEBOOKS = ROOT / "notebooks"
-PUBLISHED = "07"  # the notebook that reads the figures of others, so it is rendered when they are done
+PUBLISHED, READ = "07", ("03", "05")  # the notebook that reads the figures of others, so it is rendered when they are done
 # papermill that ends itself when the run is gone, however it went: only the run holds the other end of its input
 WATCHED_PAPERMILL = """
 import os, sys, threading
@@ -173,7 +173,9 @@ def _render_all(chosen: Profile, selected: dict[str, Path]) -> list[Outcome]:
     at_once = max(1, min(len(selected), cluster.jobs()))
     try:
         while waiting or running:
-            while waiting and len(running) < at_once and not (waiting[0].name.startswith(PUBLISHED) and running):
+            while waiting and len(running) < at_once:
+                if waiting[0].name.startswith(PUBLISHED) and any(path.name.startswith(READ) for path in running):
+                    break
                 path = waiting.pop(0)
                 running[path] = (_start(path, chosen, build, staged, at_once), time.monotonic())
             time.sleep(0.05)
@@ -200,6 +202,7 @@ def _start(path: Path, chosen: Profile, build: Path, staged: Path, at_once: int)
         "ANALOG_PIM_FIGURES": str(staged), "JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": threads,
     }  # fmt: skip
     command = [sys.executable, "-c", WATCHED_PAPERMILL, str(path), str(build / path.name), "--no-progress-bar", "--kernel", "python3"]
+    command.append("--no-request-save-on-cell-execute")  # it would write the whole notebook twice a cell
     with open(build / f"{path.stem}.log", "wb") as log:
         return subprocess.Popen(
             [*command, "--cwd", str(NOTEBOOKS), "-p", "PROFILE", chosen.name],

@@ -17,12 +17,14 @@ from .data import ROOT
 from .findings import exactly
 from .networks import NAMES
 from .profiles import PROFILES
-from .published import PROTOCOLS, reported
-from .statistics import Claim, Estimate, mean
+from .published import PROTOCOLS, UNCHANGED, reported
+from .statistics import Claim, Estimate, mean, paired_difference
 
 TOLERANCE = 1.5  # points
 FIGURES = ROOT / "figures"
 PUBLISHED = "07_published"  # the figure whose CSV keeps the rows that were run
+EFFECTS = "07_effects"
+SMALL = 0.5  # points
 IDENTITY = ["network", "width", "dataset", "bits", "method", "sigma"]
 OURS = ["profile", "mean", "low", "high", "q05", "seeds", "chips"]
 
@@ -85,6 +87,30 @@ def agreement_claims(table: pd.DataFrame) -> list[Claim]:
         room = Estimate(TOLERANCE - abs(row.difference), *bounds, int(row.ours_seeds))
         point = f"{row.network} ×{row.width:g} {row.bits} {row.method}, σ {row.sigma:g}"
         claims.append(Claim(f"within {TOLERANCE:g} points of the published figure (points to spare)", point, room, of="seeds"))
+    return claims
+
+
+def effects(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """change, mean (%), effect with its interval (points against the unchanged training, paired over chips), n_chips; of
+    `tables` (change → table of `engine.collect`), or as committed with `reduced` where there are none."""
+    if not tables:
+        return pd.read_csv(_committed("reduced", EFFECTS, "csv"))
+    values = {change: table.sort_values("chip").accuracy.to_numpy() for change, table in tables.items()}
+    rows = []
+    for change, found in values.items():
+        e = paired_difference(found, values[UNCHANGED])
+        rows.append({"change": change, "mean": found.mean(), "effect": e.value, "effect_low": e.low, "effect_high": e.high, "n_chips": e.n})
+    return pd.DataFrame(rows)
+
+
+def effect_claims(table: pd.DataFrame, point: str) -> list[Claim]:
+    """One claim a change: it moves the mean by less than `SMALL` points."""
+    claims = []
+    for row in table[table.change != UNCHANGED].itertuples():
+        ends = (row.effect_low, row.effect_high)
+        nearest = 0.0 if ends[0] < 0 < ends[1] else min(map(abs, ends))
+        room = Estimate(SMALL - abs(row.effect), SMALL - max(map(abs, ends)), SMALL - nearest, row.n_chips)
+        claims.append(Claim(f"{row.change}: the mean moves by less than {SMALL:g} points (points to spare)", point, room))
     return claims
 
 

@@ -9,7 +9,7 @@ digital bias, chips and initial weights from other random numbers.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .data import ROOT, Augment
 from .quantizers import Bits
@@ -85,6 +85,23 @@ def reported() -> list[Reported]:
         Reported(**{name: kinds.get(name, str)(row[name]) for name in Reported.__dataclass_fields__})
         for row in _rows() if row["quantity"] == ACCURACY
     ]  # fmt: skip
+
+
+VARIED = ("LeNet-5", "QAVAT", 0.4)  # network, method, σ of the row whose training is varied
+UNCHANGED = "unchanged"
+
+
+def variants(seed: int = 0) -> dict[str, Trial]:
+    """What the known differences from the published protocol do: the training of one row on a third of its schedule,
+    unchanged and with one thing changed."""
+    trial = next(row for row in reported() if (row.network, row.method, row.sigma) == VARIED).trial(seed)
+    trial = replace(trial, recipe=replace(trial.recipe, epochs=31, period=10))
+    return {
+        UNCHANGED: trial,
+        "a twelfth fewer images": replace(trial, train_images=50_416),
+        "binary scale of the layer": replace(trial, quantizers="legacy"),
+        "our quantizers": replace(trial, quantizers="learned"),
+    }
 
 
 def abstract() -> dict[str, float]:

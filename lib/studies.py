@@ -12,7 +12,8 @@ from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
 from .costs import shape
 from .networks import build
 from .profiles import CLAIM_SHARE, Profile, Setting
-from .published import reported
+from .published import VARIED, reported
+from .published import variants as varied_trainings
 from .selftuning import Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
 from .trials import NOISY, QUANTIZED, Measurement, Trial
 from .variation import CELLS, Variation
@@ -213,6 +214,17 @@ def published(profile: Profile, seed: int = 0) -> list[Measurement]:
     return [row.measurement(profile.published_chips, seed) for row in rows]
 
 
+def variants(profile: Profile) -> dict[str, Measurement]:
+    """Notebook 07: the row whose training is varied, one change at a time, where the profile repeats it."""
+    if (VARIED[0], 1.0) not in profile.published:
+        return {}
+    return {name: Measurement(trial, Variation(VARIED[2]), 100) for name, trial in varied_trainings().items()}
+
+
+def paper_versus_ours(profile: Profile, seed: int = 0) -> list[Measurement]:
+    return published(profile, seed) + list(variants(profile).values())
+
+
 def _full(profile: Profile, setting: Setting):
     """Claims, quantiles and yields: the claim's number of chips, all test images."""
     return lambda net, variation, tuning=None: Measurement(net, variation, setting.claim_chips, profile.test_images, None, tuning)
@@ -227,7 +239,7 @@ def _sweep(profile: Profile, setting: Setting):
 
 ALL = {
     "00": start_here, "01": quantizers, "02": chips, "03": accuracy_vs_sigma,
-    "04": within_and_between, "05": self_tuning, "06": tuning_cost, "07": published,
+    "04": within_and_between, "05": self_tuning, "06": tuning_cost, "07": paper_versus_ours,
 }  # fmt: skip
 
 

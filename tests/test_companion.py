@@ -119,8 +119,8 @@ def test_a_dry_run_of_published_sizes_needs_no_data(capsys, monkeypatch, tmp_pat
     monkeypatch.setenv("ANALOG_PIM_NETWORKS", "")  # what main sets is taken back
     assert module.main(["--profile", "reduced", "--only", "07", "--networks", "lenet5-classic", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("train ") for line in lines) == 12 and sum(" 300 chips " in line for line in lines) == 18
-    assert all(line.endswith(" h") for line in lines[:-1]) and "12 trainings and 18 measurements to do" in lines[-1]
+    assert sum(line.startswith("train ") for line in lines) == 16 and sum(" 300 chips " in line for line in lines) == 18
+    assert all(line.endswith(" h") for line in lines[:-1]) and "16 trainings and 22 measurements to do" in lines[-1]
     assert not list(tmp_path.iterdir())
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lib import costs, engine, findings_published, studies
 from lib.profiles import PROFILES, profile
-from lib.published import PROTOCOLS, abstract, reported
+from lib.published import PROTOCOLS, abstract, reported, variants
 
 
 def test_reported_figures_are_whole_and_sourced():
@@ -82,6 +82,27 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     assert len(list(findings_published.lines(table))) == 1
     lonely = findings_published.agreement_claims(findings_published.compared(again))[0]
     assert lonely.estimate.n == 1 and lonely.verdict == "inconclusive"  # one seed decides nothing
+
+
+def test_a_variant_changes_one_thing():
+    base, *others = variants().values()
+    names = [{name for name, value in vars(trial).items() if value != vars(base)[name]} for trial in others]
+    assert names == [{"train_images"}, {"quantizers"}, {"quantizers"}] and (base.recipe.epochs, base.recipe.period) == (31, 10)
+    assert studies.variants(profile("quick")) == {} and len(studies.variants(profile("reduced"))) == 4
+
+
+def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
+    tables = {name: pd.DataFrame({"chip": [1, 0, 2], "accuracy": values}) for name, values in
+              {"unchanged": [90.0, 80.0, 85.0], "one": [90.2, 80.1, 85.3], "two": [88.0, 78.5, 83.0]}.items()}  # fmt: skip
+    found = findings_published.effects(tables).set_index("change")
+    assert found.loc["one", "effect"] == pytest.approx(0.2) and found.loc["two", "effect"] == pytest.approx(-11 / 6)
+    assert (found.loc["unchanged", ["effect", "effect_low", "effect_high"]] == 0).all() and (found.n_chips == 3).all()
+    one, two = findings_published.effect_claims(found.reset_index(), "here")
+    assert one.estimate.value == pytest.approx(0.3) and two.verdict == "does not hold"
+    monkeypatch.setattr(findings_published, "FIGURES", tmp_path)
+    monkeypatch.setattr(findings_published, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="07_effects.csv.*--profile reduced --only 07"):
+        findings_published.effects({})
 
 
 def test_without_committed_figures_the_fix_is_named(tmp_path, monkeypatch):
