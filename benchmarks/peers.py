@@ -20,7 +20,7 @@ from torch import nn
 
 from lib import Chip, Images, Variation, evaluate, to_analog
 from lib.evaluation import best_precision
-from lib.training import _laid_out, _optimizer, _step
+from lib.training import _Layout, _optimizer, _step
 
 from .aihwkit_peer import AIHWKIT, BATCH, CHIPS, IMAGES, RECIPE, SIGMA, STEPS, environment, seconds, setting, started
 
@@ -73,7 +73,7 @@ def analog(name: str, width: float) -> nn.Module:
 def ours(name: str, width: float) -> dict[str, Callable[[], object]]:
     _, images, batch = setting(name, width)
     net, student = analog(name, width), analog(name, width).train()
-    optimizer, x = _optimizer(student, RECIPE), _laid_out(batch.normalized(), student)
+    optimizer, x = _optimizer(student, RECIPE), _Layout(student)(batch.normalized())
 
     def steps() -> None:
         for step in range(STEPS):
