@@ -81,13 +81,17 @@ def agreement_claims(table: pd.DataFrame) -> list[Claim]:
     """One claim a repeated figure: the distance to the published mean leaves room below the tolerance."""
     claims = []
     for row in table[table.verdict != "not run"].itertuples():
-        ends = [row.ours_low - row.reported_mean, row.ours_high - row.reported_mean]
-        nearest = 0.0 if ends[0] < 0 < ends[1] else min(map(abs, ends))
-        bounds = (TOLERANCE - max(map(abs, ends)), TOLERANCE - nearest)  # NaN for one seed: then nothing is decided
-        room = Estimate(TOLERANCE - abs(row.difference), *bounds, int(row.ours_seeds))
+        distance = Estimate(row.difference, row.ours_low - row.reported_mean, row.ours_high - row.reported_mean, int(row.ours_seeds))
         point = f"{row.network} ×{row.width:g} {row.bits} {row.method}, σ {row.sigma:g}"
-        claims.append(Claim(f"within {TOLERANCE:g} points of the published figure (points to spare)", point, room, of="seeds"))
+        claims.append(Claim(f"within {TOLERANCE:g} points of the published figure (points to spare)", point, _room(distance, TOLERANCE), of="seeds"))
     return claims
+
+
+def _room(distance: Estimate, limit: float) -> Estimate:
+    """limit − |distance| with its interval; bounds of NaN (one seed) stay NaN: then nothing is decided."""
+    ends = (distance.low, distance.high)
+    nearest = 0.0 if distance.low < 0 < distance.high else min(map(abs, ends))
+    return Estimate(limit - abs(distance.value), limit - max(map(abs, ends)), limit - nearest, distance.n)
 
 
 def effects(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -105,13 +109,12 @@ def effects(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def effect_claims(table: pd.DataFrame, point: str) -> list[Claim]:
     """One claim a change: it moves the mean by less than `SMALL` points."""
-    claims = []
-    for row in table[table.change != UNCHANGED].itertuples():
-        ends = (row.effect_low, row.effect_high)
-        nearest = 0.0 if ends[0] < 0 < ends[1] else min(map(abs, ends))
-        room = Estimate(SMALL - abs(row.effect), SMALL - max(map(abs, ends)), SMALL - nearest, row.n_chips)
-        claims.append(Claim(f"{row.change}: the mean moves by less than {SMALL:g} points (points to spare)", point, room))
-    return claims
+    text = f"the mean moves by less than {SMALL:g} points (points to spare)"
+    changed = table[table.change != UNCHANGED].itertuples()
+    return [
+        Claim(f"{row.change}: {text}", point, _room(Estimate(row.effect, row.effect_low, row.effect_high, row.n_chips), SMALL))
+        for row in changed
+    ]
 
 
 def lines(table: pd.DataFrame):
