@@ -18,9 +18,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lib import Chip, Images, Variation, evaluate, to_analog
+from lib import Images, Variation, evaluate, to_analog
 from lib.evaluation import best_precision
 from lib.training import _Layout, _optimizer, _step
+from lib.variation import PassingChip
 
 from .aihwkit_peer import AIHWKIT, BATCH, CHIPS, IMAGES, RECIPE, SIGMA, STEPS, environment, seconds, setting, started
 
@@ -77,7 +78,7 @@ def ours(name: str, width: float) -> dict[str, Callable[[], object]]:
 
     def steps() -> None:
         for step in range(STEPS):
-            _step(student, optimizer, x, batch.labels, Variation(SIGMA), Chip.of("training", step))
+            _step(student, optimizer, x, batch.labels, Variation(SIGMA), PassingChip.of("training", step))
 
     return {
         FLOAT: lambda: ours_evaluate(net, images, CHIPS, "float32"),

@@ -12,10 +12,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from lib import Chip, ReferenceCells, SelfTuning, Variation, build, evaluate, load, to_analog
+from lib import ReferenceCells, SelfTuning, Variation, build, evaluate, load, to_analog
 from lib.analog import channels_last, wide
 from lib.evaluation import best_precision
 from lib.training import Recipe, _optimizer, _step
+from lib.variation import PassingChip
 
 NETWORKS = (("lenet5", 1.0), ("vgg11", 0.25), ("resnet18", 0.125))
 IMAGES, CHIPS, BATCH, STEPS = 1000, 3, 128, 4
@@ -128,7 +129,7 @@ def step_cases(name: str, width: float) -> dict[str, Case]:
                     F.cross_entropy(model(inputs), labels).backward()
                     optimizer.step()
                 else:
-                    _step(model, optimizer, inputs, labels, variation, Chip.of("training", step))
+                    _step(model, optimizer, inputs, labels, variation, PassingChip.of("training", step))
 
         cases[label] = run
     return cases

@@ -42,9 +42,9 @@ class Crossbar:
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.quantize_input(x)
-        y = self.op(x, self.cells())
-        if self.correct is not None:
-            y = self.correct(y, x)
+        if self.correct is None:
+            return self.op(x, self.cells(), self.bias)
+        y = self.correct(self.op(x, self.cells()), x)
         return y if self.bias is None else y + self.bias.view(self.bias_shape)
 
 

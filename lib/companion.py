@@ -244,8 +244,8 @@ def _claims(staged: Path, number: str) -> list[dict]:
 
 
 def _publish(staged: Path, chosen: Profile, number: str) -> int:
-    """Move a notebook's figures over the last good ones, file by file; smoke never writes figures/."""
-    target = ROOT / "build" / "smoke" / "figures" if chosen.name == "smoke" else ROOT / "figures" / chosen.name
+    """Move a notebook's figures over the last good ones, file by file."""
+    target = chosen.figures
     target.mkdir(parents=True, exist_ok=True)
     fresh = sorted(staged.glob(f"{number}_*"))
     for path in fresh:
@@ -274,8 +274,7 @@ def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
     )
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{chosen.name}</title><h1>Notebooks, profile {chosen.name}</h1><ul>{rows}</ul></html>"
     (build / "index.html").write_text(page, encoding="utf-8")
-    target = "build/smoke/figures" if chosen.name == "smoke" else f"figures/{chosen.name}"
-    print(f"\nfigures: {target}/   pages: build/{chosen.name}/index.html   summary: build/{chosen.name}/summary.json")
+    print(f"\nfigures: {os.path.relpath(chosen.figures)}/   pages: build/{chosen.name}/index.html   summary: build/{chosen.name}/summary.json")
     if all(o.good for o in outcomes):
         return 0
     print("not all is well: " + ", ".join(o.name for o in outcomes if not o.good), file=sys.stderr)

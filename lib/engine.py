@@ -17,7 +17,7 @@ import torch
 from . import cluster, costs, workers
 from .analog import to_analog
 from .checks import one_of
-from .data import Dataset, load
+from .data import Dataset, fingerprint, load
 from .evaluation import PRECISIONS, Counts, best_precision
 from .networks import build
 from .store import DTYPE, MEASURING_SOURCES, TRAINING_SOURCES, Store, key_of
@@ -26,7 +26,7 @@ from .trials import Measurement, Trial, restored
 
 DEVICE_VARIABLE = "ANALOG_PIM_DEVICE"
 PRECISION_VARIABLE = "ANALOG_PIM_PRECISION"
-SHARD_SECONDS = 4.0  # of a task that measures, about
+SHARD_SECONDS = 8.0  # of a task that measures, as estimated; half of that on the processors we know
 URGENT = 10**9  # Dask priority of what is quick and needed by others
 
 
@@ -43,8 +43,8 @@ def precision(trial: Trial) -> str:
     """Of the Monte Carlo of a trial's network: ANALOG_PIM_PRECISION, else the best here; the client decides for all."""
     if chosen := os.environ.get(PRECISION_VARIABLE):
         return one_of("precision", chosen, PRECISIONS)
-    data = dataset_of(trial)
-    return _best_precision(trial.network, trial.width, data.channels, data.classes, data.size, device().type)
+    of = costs.shape(trial.dataset)
+    return _best_precision(trial.network, trial.width, of.channels, of.classes, of.size, device().type)
 
 
 @lru_cache
@@ -57,12 +57,12 @@ def dataset_of(trial: Trial) -> Dataset:
 
 
 def trial_key(trial: Trial) -> str:
-    return _trial_key(trial, dataset_of(trial).fingerprint)
+    return _trial_key(trial, fingerprint(trial.dataset))
 
 
 @lru_cache(None)
-def _trial_key(trial: Trial, fingerprint: str) -> str:
-    return key_of({"trial": trial.config(), "data": fingerprint, "dtype": DTYPE}, TRAINING_SOURCES)
+def _trial_key(trial: Trial, data: str) -> str:
+    return key_of({"trial": trial.config(), "data": data, "dtype": DTYPE}, TRAINING_SOURCES)
 
 
 def measurement_key(m: Measurement) -> str:
@@ -224,7 +224,7 @@ class _Run:
         key, config = measurement_key(m), {"trial": m.trial.config(), **m.config()}
         cost = seconds(Work([], [(m, chips)])) / len(chips)  # a chip
         size = max(1, round(SHARD_SECONDS / cost))
-        checkpoint, fingerprint = self.held(state, trial_key(m.trial)), dataset_of(m.trial).fingerprint
+        checkpoint, data = self.held(state, trial_key(m.trial)), dataset_of(m.trial).fingerprint
 
         def store(counts: Counts) -> None:
             self.bar.set_description(m.label, refresh=False)
@@ -232,7 +232,7 @@ class _Run:
             self.bar.update(len(counts.chips) * cost)
 
         for part in (chips[i : i + size] for i in range(0, len(chips), size)):
-            arguments = m, fingerprint, checkpoint, part, precision(m.trial), self.device
+            arguments = m, data, checkpoint, part, precision(m.trial), self.device
             self.submit(store, workers.measured, *arguments, key=f"measure-{key}-{part[0]}-{part[-1]}", priority=-1)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from .checks import one_of
+from .data import ROOT
 from .networks import NETWORKS
 from .published import PROTOCOLS
 from .quantizers import Bits
@@ -73,6 +75,11 @@ class Profile:
     published_chips: int = 0
     seeds: tuple[int, ...] = (0,)
     claims_expected: bool = False
+
+    @property
+    def figures(self) -> Path:
+        """The folder of its last good figures; smoke never writes figures/."""
+        return ROOT / "build" / "smoke" / "figures" if self.name == "smoke" else ROOT / "figures" / self.name
 
 
 def _quick_lenet(**changes) -> Setting:

@@ -114,8 +114,9 @@ class _LSQ(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, step, lo, hi, grad_scale):
-        v = x / step
-        q = v.clamp(lo, hi).round_().mul_(step)
+        scale = step.abs()  # within, for the sake of small layers: an operation of its own costs them more than its numbers
+        v = x / scale
+        q = v.clamp(lo, hi).round_().mul_(scale)
         ctx.save_for_backward(v, q, step)
         ctx.constants = lo, hi, grad_scale
         return q
@@ -126,8 +127,8 @@ class _LSQ(torch.autograd.Function):
         lo, hi, grad_scale = ctx.constants
         d_x = torch.ops.aten.hardtanh_backward(grad, v, lo, hi)  # ∂q/∂x = 1 where lo < v < hi, else 0
         # ∂q/∂s = q/s − v inside, the bound outside: both terms as dot products, without a temporary
-        d_step = _dot(q, grad) / step - _dot(v, d_x)
-        return d_x, d_step * grad_scale, None, None, None
+        d_scale = _dot(q, grad) / step.abs() - _dot(v, d_x)
+        return d_x, d_scale * (step.sign() * grad_scale), None, None, None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ class LearnedStep(nn.Module):
         if not (x.requires_grad and torch.is_grad_enabled()):
             return self.codes(x).mul_(self.scale.detach())
         lo, hi = levels(self.bits, self.signed)
-        return _LSQ.apply(x, self.scale, lo, hi, 1 / math.sqrt(self.count * hi))
+        return _LSQ.apply(x, self.step, lo, hi, 1 / math.sqrt(self.count * hi))
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.bits, self.signed, self.count])

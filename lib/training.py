@@ -21,7 +21,7 @@ from .analog import channels_last, crossbars, evaluating, layout, programmed, to
 from .checks import integer, one_of, real
 from .data import Augment, Images
 from .quantizers import TINY, Bits, LearnedStep, activation_step
-from .variation import Chip, Variation
+from .variation import Chip, PassingChip, Variation
 
 State = dict[str, Tensor]  # flat and safe to store: "net/…", "optimizer/…", "epoch"
 NO_VARIATION = Variation()
@@ -99,7 +99,7 @@ def fit(
             step, x = epoch * steps + i, lay(x)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step / (steps * recipe.epochs))
-            loss = _step(net, optimizer, x, labels, variation, Chip.of("training", step, seed))
+            loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", step, seed))
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
             if progress:
@@ -201,7 +201,7 @@ def reestimate_batch_norm(
                 layer.momentum = None  # torch: a cumulative average
                 layer.train()
             for draw, x in zip(range(draws), _endless(images, batch_size, seed)):
-                with fabricated(net, Chip.of("batch-norm", draw, seed), variation):
+                with fabricated(net, PassingChip.of("batch-norm", draw, seed), variation):
                     net(lay(x))
     finally:
         for layer, momentum in zip(layers, momenta):

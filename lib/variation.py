@@ -22,10 +22,13 @@ from torch import Tensor
 from .checks import integer, one_of, real
 
 
+def key_digest(*key: int | str) -> bytes:
+    return hashlib.blake2b("/".join(str(k) for k in key).encode(), digest_size=16).digest()
+
+
 def keyed_generator(*key: int | str) -> np.random.Generator:
     """A counter-based generator that depends on nothing but `key`: not on device, threads or earlier draws."""
-    digest = hashlib.blake2b("/".join(str(k) for k in key).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key_digest(*key), "little")))
 
 
 # Chips of one purpose never meet those of another: each purpose owns 2^48 seeds.
@@ -70,6 +73,15 @@ class Chip:
 
     def _normals(self, *key: str, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(keyed_generator(key[0], self.seed, *key[1:]).standard_normal(shape, dtype=np.float32))
+
+
+class PassingChip(Chip):
+    """A chip that training sees for one minibatch: the normals of its cells come from torch's generator, in a third of the
+    time.  They are the same again with the same torch and type of processor, as trained weights are; 2^32 sets in all."""
+
+    def z_within(self, layer: str, shape: tuple[int, ...]) -> Tensor:
+        seed = int.from_bytes(key_digest("z_W", self.seed, layer)[:8], "little")
+        return torch.empty(shape).normal_(generator=torch.Generator().manual_seed(seed))
 
 
 def proportional(w: Tensor, e: Tensor) -> Tensor:

@@ -11,19 +11,16 @@ from PIL import Image
 
 from conftest import ROOT
 from lib import load
-from lib.data import Augment, augmented, keyed_generator
+from lib.data import FASHION_FINGERPRINT, Augment, augmented, fingerprint, keyed_generator
 
 
 def test_fashion_mnist_is_embedded_and_split():
     data = load("fashion-mnist")
     assert (len(data.train), len(data.validation), len(data.test)) == (55_000, 5_000, 10_000)
     assert (data.channels, data.size, data.classes) == (1, 28, 10)
-    assert data.fingerprint == FINGERPRINT
+    assert data.fingerprint == fingerprint("fashion-mnist") == FASHION_FINGERPRINT
     x = data.train.take(slice(0, 5000)).normalized()
     assert abs(x.mean()) < 0.05 and abs(x.std() - 1) < 0.05
-
-
-FINGERPRINT = "c2df23e9d135ade7af62bf6273886728f606f79e67e066d2485f52ee9d597534"
 
 
 def test_validation_is_cut_from_training_data_without_overlap():

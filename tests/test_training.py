@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from lib import Chip, Recipe, Variation, accuracy, build, fit, post_training_quantize, programmed, reestimate_batch_norm, to_analog
+from lib import Recipe, Variation, accuracy, build, fit, post_training_quantize, programmed, reestimate_batch_norm, to_analog
 from lib.analog import crossbars
 from lib.data import Augment
 from lib.quantizers import LineSearch
+from lib.variation import PassingChip
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, bn_draws=4)
 
@@ -60,7 +61,7 @@ def test_batch_norm_is_the_plain_average_over_fresh_chips(images):
     with torch.no_grad():
         means = []
         for draw in range(5):
-            with programmed(model, Chip.of("batch-norm", draw), variation):
+            with programmed(model, PassingChip.of("batch-norm", draw), variation):
                 means.append(conv(x).mean((0, 2, 3)))
     torch.testing.assert_close(model[1].running_mean, torch.stack(means).mean(0), rtol=1e-4, atol=1e-5)
     assert model[1].momentum == 0.1

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from lib.statistics import variance_components
-from lib.variation import CELLS, PURPOSES, Chip, Variation, layer_fixed, proportional
+from lib.variation import CELLS, PURPOSES, Chip, PassingChip, Variation, layer_fixed, proportional
 
 
 def cells(variation, n_chips, n_cells):
@@ -110,6 +110,21 @@ def test_normals_are_standard():
     z = Chip(0).z_within("big", (200_000,)).numpy()
     assert stats.kstest(z[:5000], "norm").pvalue > 0.001
     assert z.mean() == pytest.approx(0, abs=0.01) and z.std() == pytest.approx(1, abs=0.01)
+
+
+def test_a_passing_chip_has_normals_of_its_own_for_every_key():
+    chip = PassingChip.of("training", 3, run=1)
+    z = chip.z_within("big", (20, 10_000))
+    values = z.numpy().ravel()
+    assert z.dtype == torch.float32 and stats.kstest(values[:5000], "norm").pvalue > 0.001
+    assert values.mean() == pytest.approx(0, abs=0.01) and values.std() == pytest.approx(1, abs=0.01) and np.abs(values).max() > 4
+    before = torch.get_rng_state()
+    assert torch.equal(z, PassingChip.of("training", 3, run=1).z_within("big", (20, 10_000)))
+    assert torch.equal(before, torch.get_rng_state())  # nobody else's generator has moved
+    others = [PassingChip.of("training", 4, run=1), PassingChip.of("training", 3), Chip(chip.seed)]
+    for other in [c.z_within("big", z.shape) for c in others] + [chip.z_within("small", z.shape)]:
+        assert abs(np.corrcoef(values, other.numpy().ravel())[0, 1]) < 0.02
+    assert chip.z_between() == Chip(chip.seed).z_between()
 
 
 def test_device_moves_but_does_not_draw():
