@@ -81,7 +81,7 @@ def write_images(folder: Path, of: Scale) -> Path:
         for i, (pixels, label) in enumerate(zip(images.pixels, images.labels.tolist())):
             path = folder / split / f"class{label}" / f"{i:04}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[0].numpy()).convert("RGB").save(path)
+            Image.fromarray(pixels[0].numpy()).convert("RGB").save(path, compress_level=1)
     return folder
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import Recipe, Variation, costs, engine, workers
+from lib import Recipe, Variation, costs, data, engine, workers
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
 from lib.selftuning import Oracle, ReferenceCells, SelfTuning
@@ -23,7 +23,7 @@ def toy(images, monkeypatch):
     """A dataset that only this process knows, so everything is computed in it."""
     dataset = Dataset("toy", images, images.take(slice(0, 30)), images.take(slice(30, 90)), 3, "f" * 64)
     monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
-    for module in (engine, workers, costs):
+    for module in (data, engine, workers, costs):
         monkeypatch.setattr(module, "load", lambda name: dataset)
     caches = (costs.forward_seconds, workers.split, workers.network)
     for cache in caches:
