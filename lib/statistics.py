@@ -61,7 +61,7 @@ def bootstrap_mean(values: Sequence[float], resamples: int = 9999, seed: int = 0
     from scipy.stats import bootstrap
 
     interval = bootstrap(
-        (x,), np.mean, confidence_level=LEVEL, n_resamples=resamples, rng=np.random.default_rng(seed), batch=1000
+        (x,), np.mean, confidence_level=LEVEL, n_resamples=resamples, rng=np.random.default_rng(seed), batch=500
     ).confidence_interval
     return Estimate(float(np.mean(x)), float(interval.low), float(interval.high), len(x))
 
@@ -101,7 +101,7 @@ def recovery(tuned: Sequence[float], untuned: Sequence[float], oracle: Sequence[
 
     interval = bootstrap(
         (gain, best), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, vectorized=True,
-        confidence_level=LEVEL, n_resamples=resamples, rng=np.random.default_rng(seed), batch=1000,
+        confidence_level=LEVEL, n_resamples=resamples, rng=np.random.default_rng(seed), batch=500,
     ).confidence_interval  # fmt: skip
     return Estimate(ratio, float(interval.low), float(interval.high), len(best))
 

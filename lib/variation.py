@@ -98,14 +98,14 @@ LAWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"proportional": proportio
 
 
 def normal(z: Tensor, sigma: float) -> Tensor:
-    """e_W = σ·z."""
-    return sigma * z
+    """e_W = σ·z, in place of z."""
+    return z.mul_(sigma)
 
 
 def lognormal(z: Tensor, sigma: float) -> Tensor:
-    """e_W = exp(s·z − s²/2) − 1 with s² = ln(1 + σ²): mean 0, standard deviation σ, never below −1.  [ours]"""
+    """e_W = exp(s·z − s²/2) − 1 with s² = ln(1 + σ²), in place of z: mean 0, standard deviation σ, never below −1.  [ours]"""
     s = math.sqrt(math.log1p(sigma**2))
-    return torch.expm1(s * z - s**2 / 2)
+    return z.mul_(s).sub_(s**2 / 2).expm1_()
 
 
 # How a cell's unit normal becomes its deviation with mean 0 and standard deviation σ; independent of the law.
@@ -154,7 +154,7 @@ class Variation:
         return self.between * chip.z_between() if self.between else 0.0
 
     def own(self, z: Tensor) -> Tensor:
-        """e_W of cells with the unit normals z."""
+        """e_W of cells with the unit normals z, in their place."""
         return CELLS[self.cells](z, self.within) if self.within else torch.zeros_like(z)
 
     def deviation(self, chip: Chip, layer: str, like: Tensor) -> Tensor:
