@@ -53,7 +53,7 @@ class Cost:
 def cost(tuning, net: nn.Module, batch: Tensor, law: str) -> Cost:
     """What a self-tuning or a control takes on inputs like `batch` (B, C, H, W)."""
     tuner = isinstance(tuning, SelfTuning)
-    layers, seen = dict(crossbars(net)), traffic(net, batch)
+    layers, seen = dict(crossbars(net)), traffic(net, batch[:1])  # sizes do not depend on how many images run
     operations = sum(_operations(tuning.estimator, law, layers[name], x[0], y[0]) for name, (x, y) in seen.items()) if tuner else 0
     products = sum(y[0].numel() * layers[name].weight[0].numel() for name, (_, y) in seen.items())
     cells = tuning.estimator.cells(net) if tuner else tuning.cells(net)
