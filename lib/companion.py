@@ -131,6 +131,7 @@ def _run(options: argparse.Namespace) -> int:
         for m in wanted:
             store.discard(engine.measurement_key(m))
             store.discard(engine.trial_key(m.trial))
+        store.discard_tables()  # they stand on the trainings and take seconds
     began = time.monotonic()
     engine.collect(wanted, store)
     print(f"computed in {time.monotonic() - began:.0f} s", flush=True)

@@ -6,9 +6,10 @@ interrupt or a lost worker costs a segment; the client submits what has become p
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -258,6 +259,27 @@ def _checkpoint(trial: Trial, store: Store) -> State:
 def network(trial: Trial, store: Store | None = None):
     """The trained network of a trial, in evaluation mode on the CPU; trained now if the store lacks it."""
     return restored(trial, dataset_of(trial), _checkpoint(trial, store or Store()))
+
+
+def kept(made: Callable, trials: Mapping[Hashable, Trial], **arguments):
+    """The table that made(networks, dataset, **arguments) returns, computed once: from then on it is the store's.
+
+    made: a function of this package; its module is part of the key.  trials: label → trial, all of one dataset; `made` is
+    given label → trained network.  arguments: plain values.  Computed on a task's threads, so that the table does not
+    depend on who made it.  Raises ValueError for a function from elsewhere."""
+    import pandas as pd
+
+    package, _, module = made.__module__.rpartition(".")
+    if package != __package__:
+        raise ValueError(f"{made.__name__} of {made.__module__} cannot be kept: allowed are functions of {__package__}; call it with the networks instead")
+    about = {"table": made.__name__, "trials": [[label, trial_key(t)] for label, t in trials.items()], "arguments": arguments, "dtype": DTYPE}
+    store, key = Store(), key_of(about, (*MEASURING_SOURCES, "accounting", module))
+    if (text := store.table(key)) is None:
+        with workers.pinned():
+            data = dataset_of(next(iter(trials.values())))
+            found = made({label: network(t, store) for label, t in trials.items()}, data, **arguments)
+        store.save_table(key, text := found.to_csv(index=False, lineterminator="\n"), about)
+    return pd.read_csv(io.StringIO(text))
 
 
 def seconds(work: Work) -> float:

@@ -19,10 +19,8 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from . import engine
 from .data import ROOT, fingerprint
@@ -60,6 +58,8 @@ BITS_STYLE = [
 
 def use_style() -> None:
     """Set seaborn's quiet theme with sizes that read on a slide and in a column."""
+    gc.freeze()  # what imports make stays for good: walking it again and again takes the collector a second a notebook
+    import matplotlib
     import seaborn
 
     seaborn.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans")
@@ -67,11 +67,13 @@ def use_style() -> None:
         {"figure.constrained_layout.use": True, "figure.dpi": 100, "axes.titlesize": 12, "axes.labelsize": 11,
          "legend.fontsize": 10, "pdf.fonttype": 42, "lines.markersize": 5}
     )  # fmt: skip
-    gc.freeze()  # what all the imports made stays for good: walking it again takes the collector half a second a notebook
+    gc.freeze()
 
 
 def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2, **options):
     """(figure, axes array of shape (rows, columns)), unknown to pyplot: a notebook shows it when published, not before."""
+    from matplotlib.figure import Figure
+
     fig = Figure(figsize=(width * columns, height * rows))
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
 
@@ -170,8 +172,7 @@ def publish(
     name: "03_accuracy", the notebook's number first.  data: what is plotted.  keys: of the results it stands on."""
     folder = Path(os.environ.get(FIGURES_VARIABLE) or ROOT / "build" / "interactive" / "figures")
     folder.mkdir(parents=True, exist_ok=True)
-    image = io.BytesIO()
-    fig.savefig(image, format="png", dpi=150, metadata={"Software": None})
+    png = _png(fig)
     record = {
         "figure": name,
         "alt": alt,
@@ -185,7 +186,7 @@ def publish(
         "packages": {package: version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "device": str(engine.device()),
-        "png": hashlib.sha256(image.getvalue()).hexdigest(),
+        "png": hashlib.sha256(png).hexdigest(),
     }
     pdf = folder / f"{name}.pdf"
     if (same := _same_pdf(profile.figures / name, record)) is not None:
@@ -194,10 +195,23 @@ def publish(
         fig.set_layout_engine("none")  # the layout is done; computing it again for the PDF would double the time
         fig.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
     record["pdf"] = hashlib.sha256(pdf.read_bytes()).hexdigest()
-    (folder / f"{name}.png").write_bytes(image.getvalue())
+    (folder / f"{name}.png").write_bytes(png)
     data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
-    _show(image.getvalue(), alt, caption, claims, data)
+    _show(png, alt, caption, claims, data)
+
+
+def _png(fig) -> bytes:
+    """The picture at 150 dots an inch.  `savefig` would walk the whole figure twice, the first time drawing nothing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.image import imsave
+
+    canvas, image, dpi = FigureCanvasAgg(fig), io.BytesIO(), fig.dpi
+    fig.dpi = 150
+    canvas.draw()
+    fig.dpi = dpi
+    imsave(image, canvas.buffer_rgba(), format="png", origin="upper", dpi=150, metadata={"Software": None})
+    return image.getvalue()
 
 
 def _same_pdf(published: Path, record: dict) -> bytes | None:

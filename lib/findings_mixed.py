@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from torch import Tensor, nn
 
-from .accounting import knee, shared_deviations
-from .analog import crossbars
-from .controls import traffic
+from .accounting import shared_deviations
 from .findings import YIELD_MARGIN, exactly, scaled
 from .networks import NAMES
 from .profiles import CLAIM_SHARE, Profile, Setting
@@ -83,16 +80,6 @@ def share_table(results, profile: Profile) -> pd.DataFrame:
                 for share in shares:
                     found = bootstrap_mean(chips_of(results, setting, net, mixed(setting, law, share), sweep=True))
                     rows.append({"network": setting.network, "law": law, "net": net, "share": share, **columns("mean", found), "n_chips": found.n})
-    return pd.DataFrame(rows)
-
-
-def break_even(net: nn.Module, batch: Tensor) -> pd.DataFrame:
-    """layer, fan_in, K_eff (ratio of the means of S² and ‖x‖²), rho = 1/(1 + K_eff): at this between share the shared
-    part of the layer-fixed law moves an output as much as the cells' own part."""
-    rows, layers = [], dict(crossbars(net))
-    for name, (x, _) in traffic(net, batch).items():
-        k = knee(layers[name], x, "layer-fixed")
-        rows.append({"layer": name, "fan_in": layers[name].weight[0].numel(), "K_eff": k, "rho": 1 / (1 + k)})
     return pd.DataFrame(rows)
 
 

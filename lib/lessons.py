@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .accounting import column_positions, knee, predicted_error, shared_gain, simulated_errors
-from .analog import Crossbar, channels_last, crossbars, evaluating, programmed
+from .analog import channels_last, crossbars, evaluating, programmed
 from .controls import traffic
+from .data import Dataset
 from .findings import exactly, scaled
 from .profiles import CLAIM_SHARE, Profile
 from .quantizers import activation_quantizer
@@ -195,24 +196,39 @@ def pcm_claims(noise: pd.DataFrame) -> list[Claim]:
 # -- 04: batch norm and a shared gain -------------------------------------------------------------------------
 
 
-def batch_norm_table(net: nn.Module, x: Tensor, labels: Tensor, shared: Sequence[float]) -> pd.DataFrame:
-    """e_between, statistics, accuracy (%), change: what a shared proportional gain does to a network whose batch norm
-    uses the batch's own statistics (as in training) or its running ones (as in evaluation); change is the rms change
-    of the logits over their rms."""
-    net, rows, x = copy.deepcopy(net), [], channels_last(x)
-    with evaluating(net):
-        # running ones first: statistics of the batch move them
-        for statistics in ("running (evaluation)", "of the batch (training)"):
-            for module in net.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.train(statistics.startswith("of"))
-            nominal = net(x)
-            for e in shared:
-                with programmed(net, Chip(0), shared_gain(e)):
-                    logits = net(x)
-                right = float((logits.argmax(1) == labels).float().mean() * 100)
-                change = float((logits - nominal).square().mean().sqrt() / nominal.square().mean().sqrt())
-                rows.append({"e_between": e, "statistics": statistics, "accuracy": right, "change": change})
+def break_even(nets: Mapping[str, nn.Module], data: Dataset, images: int = 64) -> pd.DataFrame:
+    """network, layer, fan_in, K_eff (ratio of the means of S² and ‖x‖² over training images), rho = 1/(1 + K_eff): at this
+    between share the shared part of the layer-fixed law moves an output as much as the cells' own part."""
+    rows, batch = [], data.train.balanced(images).normalized()
+    for network, net in nets.items():
+        layers = dict(crossbars(net))
+        for name, (x, _) in traffic(net, batch).items():
+            k = knee(layers[name], x, "layer-fixed")
+            rows.append({"network": network, "layer": name, "fan_in": layers[name].weight[0].numel(), "K_eff": k, "rho": 1 / (1 + k)})
+    return pd.DataFrame(rows)
+
+
+def batch_norm_table(nets: Mapping[str, nn.Module], data: Dataset, shared: Sequence[float], images: int = 200) -> pd.DataFrame:
+    """network, e_between, statistics, accuracy (%), change: what a shared proportional gain does to a network whose batch
+    norm uses the batch's own statistics (as in training) or its running ones (as in evaluation), on one batch of test
+    images; change is the rms change of the logits over their rms."""
+    batch, rows = data.test.balanced(images), []
+    x = channels_last(batch.normalized())
+    for network, net in nets.items():
+        net = copy.deepcopy(net)
+        with evaluating(net):
+            # running ones first: statistics of the batch move them
+            for statistics in ("running (evaluation)", "of the batch (training)"):
+                for module in net.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.train(statistics.startswith("of"))
+                nominal = net(x)
+                for e in shared:
+                    with programmed(net, Chip(0), shared_gain(e)):
+                        logits = net(x)
+                    right = float((logits.argmax(1) == batch.labels).float().mean() * 100)
+                    change = float((logits - nominal).square().mean().sqrt() / nominal.square().mean().sqrt())
+                    rows.append({"network": network, "e_between": e, "statistics": statistics, "accuracy": right, "change": change})
     return pd.DataFrame(rows)
 
 
@@ -226,19 +242,25 @@ def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
 # -- 06: the error of one layer --------------------------------------------------------------------------------
 
 
-def error_table(layer: Crossbar, x: Tensor, within: float, sizes: Sequence[int], chips: int, e_between: float = 0.2) -> pd.DataFrame:
-    """law, kind, size, cells, predicted, simulated: error variance of a corrected layer at fixed e_B, averaged over outputs
-    and inputs and divided by the layer's own part (what the oracle leaves)."""
-    kinds = (("cells", ReferenceCells, sizes), ("columns", ReferenceColumns, (1, 2, 4, 8)))
-    cases, rows = [(kind, size, made(size)) for kind, made, counts in kinds for size in counts], []
-    for law in ("proportional", "layer-fixed"):
-        own = predicted_error(layer, x, Oracle(), within, law, e_between)[0].mean()
-        simulated = simulated_errors(layer, x, [estimator for *_, estimator in cases], within, law, e_between, chips=range(chips))
-        for (kind, size, estimator), (found, _) in zip(cases, simulated):
-            predicted = predicted_error(layer, x, estimator, within, law, e_between)[0].mean()
-            cells = size if kind == "cells" else size * layer.weight[0].numel()
-            row = {"law": law, "kind": kind, "size": size, "cells": cells}
-            rows.append(row | {"predicted": float(predicted / own), "simulated": float(found.mean() / own)})
+def error_table(
+    nets: Mapping[str, nn.Module], data: Dataset, within: float, sizes: Sequence[int], chips: int, e_between: float = 0.2, images: int = 8
+) -> pd.DataFrame:
+    """network, layer, inputs, law, kind, size, cells, predicted, simulated: error variance of each network's linear layer
+    of most inputs, corrected, at fixed e_B, averaged over outputs and training images and divided by the layer's own part
+    (what the oracle leaves)."""
+    kinds, rows = (("cells", ReferenceCells, sizes), ("columns", ReferenceColumns, (1, 2, 4, 8))), []
+    cases = [(kind, size, made(size)) for kind, made, counts in kinds for size in counts]
+    for network, net in nets.items():
+        seen = traffic(net, data.train.balanced(images).normalized())
+        name, layer = max(crossbars(net), key=lambda item: item[1].weight[0].numel() * isinstance(item[1], nn.Linear))
+        x, about = seen[name][0], {"network": network, "layer": name, "inputs": layer.weight[0].numel()}
+        for law in ("proportional", "layer-fixed"):
+            own = predicted_error(layer, x, Oracle(), within, law, e_between)[0].mean()
+            simulated = simulated_errors(layer, x, [estimator for *_, estimator in cases], within, law, e_between, chips=range(chips))
+            for (kind, size, estimator), (found, _) in zip(cases, simulated):
+                predicted = predicted_error(layer, x, estimator, within, law, e_between)[0].mean()
+                row = about | {"law": law, "kind": kind, "size": size, "cells": size if kind == "cells" else size * about["inputs"]}
+                rows.append(row | {"predicted": float(predicted / own), "simulated": float(found.mean() / own)})
     return pd.DataFrame(rows)
 
 

@@ -19,7 +19,7 @@ from safetensors import torch as safe
 from torch import Tensor, nn
 
 from .analog import report, to_analog
-from .data import Dataset, load
+from .data import Dataset, fingerprint, load
 from .evaluation import Counts, evaluate
 from .findings import exactly
 from .fitting import COLUMNS, Fit
@@ -72,17 +72,23 @@ def scale(profile: Profile) -> Scale:
 # -- files as a user has them ---------------------------------------------------------------------------------
 
 
-def write_images(folder: Path, of: Scale) -> Path:
-    """folder/{train,test}/CLASS/NNNN.png from Fashion-MNIST, in colour as photographs are; returns `folder`."""
+def images(of: Scale) -> Path:
+    """CLOTHES/{train,test}/CLASS/NNNN.png from Fashion-MNIST, in colour as photographs are.  Kept in the store: to write
+    thousands of files takes a disk seconds."""
+    about = {"images": "clothes", "train": of.train, "test": of.test, "data": fingerprint("fashion-mnist")}
+    return Store().folder_of(key_of(about, ("data", "own_network")), lambda folder: _write_images(folder / "clothes", of)) / "clothes"
+
+
+def _write_images(folder: Path, of: Scale) -> None:
     from PIL import Image
 
     data = load("fashion-mnist")
-    for split, images in (("train", data.train.balanced(of.train)), ("test", data.test.balanced(of.test))):
-        for i, (pixels, label) in enumerate(zip(images.pixels, images.labels.tolist())):
-            path = folder / split / f"class{label}" / f"{i:04}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels[0].numpy()).convert("RGB").save(path, compress_level=1)
-    return folder
+    for split, chosen in (("train", data.train.balanced(of.train)), ("test", data.test.balanced(of.test))):
+        for label in range(data.classes):
+            (folder / split / f"class{label}").mkdir(parents=True)
+        for i, (pixels, label) in enumerate(zip(chosen.pixels.numpy(), chosen.labels.tolist())):
+            picture = Image.fromarray(pixels[0]).convert("RGB")
+            picture.save(folder / split / f"class{label}" / f"{i:04}.png", compress_level=1)
 
 
 def write_cells(path: Path, truth: Variation, chips: int = 20, cells: int = 64, seed: int = 0) -> Path:

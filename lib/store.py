@@ -1,9 +1,9 @@
-"""The store: checkpoints and counts under the key of what made them.
+"""The store: checkpoints, counts, small tables and folders of files under the key of what made them.
 
 A key is SHA-256 over the canonical configuration, the dataset fingerprint, the dtype, and the sources of the stage:
 adding a tuner keeps every checkpoint, a changed number in a formula does not.  Comments and docstrings do not count.
-Every file carries the SHA-256 of its content in its name and appears by one rename: a reader sees all of it or
-nothing, a damaged one is noticed, and several runs may share a store.  Nothing is unpickled.
+Every file (or folder) carries the SHA-256 of its content in its name and appears by one rename: a reader sees all of it
+or nothing, a damaged one is noticed, and several runs may share a store.  Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -69,8 +70,16 @@ def _code_only(source: str) -> str:
     return ast.dump(tree)
 
 
+def _tree_digest(folder: Path) -> str:
+    """SHA-256 (16 hex digits) over the names and contents of all files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 class Store:
-    """A folder with checkpoints/, progress/ (unfinished trainings) and counts/."""
+    """A folder with checkpoints/, progress/ (unfinished trainings), counts/, tables/ and folders/."""
 
     def __init__(self, folder: str | Path | None = None):
         self.folder = Path(folder) if folder else cache_folder()
@@ -118,16 +127,48 @@ class Store:
         rows = np.stack([counts.chips, counts.images, counts.correct], 1)
         text = "\n".join([",".join(COLUMNS), *(",".join(map(str, row)) for row in rows.tolist())]) + "\n"
         self._write("counts", f"{key}.{rows[0, 0]:06d}", ".csv", text.encode())
-        about = self._shelf("counts", key) / f"{key}.json"
-        if not about.exists():
-            self._replace(about, json.dumps(config, sort_keys=True, indent=1).encode())
+        self._describe("counts", key, config)
+
+    # -- tables and folders -----------------------------------------------------------------------------------
+
+    def table(self, key: str) -> str | None:
+        """The text of a table (CSV)."""
+        content = self._read("tables", key, ".csv")
+        return None if content is None else content.decode()
+
+    def save_table(self, key: str, text: str, config: dict) -> None:
+        self._write("tables", key, ".csv", text.encode())
+        self._describe("tables", key, config)
+
+    def folder_of(self, key: str, made: Callable[[Path], object]) -> Path:
+        """A folder that made(folder) has filled: complete, or not there."""
+        shelf = self._shelf("folders", key)
+        for path in shelf.glob(f"{key}.*"):
+            if _tree_digest(path) == path.suffix[1:]:
+                return path
+            self._report(path)
+            shutil.rmtree(path, ignore_errors=True)
+        with self._writing():
+            shelf.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=shelf, prefix=".writing-", ignore_cleanup_errors=True) as partial:
+                made(Path(partial))
+                path = shelf / f"{key}.{_tree_digest(Path(partial))}"
+                try:
+                    os.replace(partial, path)
+                except OSError:
+                    if not path.is_dir():  # else another run was first
+                        raise
+        return path
 
     # -- upkeep -----------------------------------------------------------------------------------------------
 
     def discard(self, key: str) -> None:
-        """Forget all that is stored under a key."""
+        """Forget what was trained or counted under a key."""
         for kind in ("checkpoints", "progress", "counts"):
             self._remove(kind, key)
+
+    def discard_tables(self) -> None:
+        shutil.rmtree(self.folder / "tables", ignore_errors=True)
 
     def clean(self) -> None:
         """Delete the whole store; figures are not part of it."""
@@ -156,9 +197,12 @@ class Store:
             return None
         if hashlib.sha256(content).hexdigest()[:16] == path.name.split(".")[-2]:
             return content
-        print(f"damaged entry {path.name} in {path.parent}: removed, will be recomputed", file=sys.stderr)
+        self._report(path)
         path.unlink(missing_ok=True)
         return None
+
+    def _report(self, path: Path) -> None:
+        print(f"damaged entry {path.name} in {path.parent}: removed, will be recomputed", file=sys.stderr)
 
     def _read(self, kind: str, key: str, suffix: str) -> bytes | None:
         for path in self._files(kind, key):
@@ -180,8 +224,14 @@ class Store:
         self._replace(path, content)
         return path
 
+    def _describe(self, kind: str, key: str, config: dict) -> None:
+        """Beside the data, in plain words, what they are."""
+        about = self._shelf(kind, key) / f"{key}.json"
+        if not about.exists():
+            self._replace(about, json.dumps(config, sort_keys=True, indent=1).encode())
+
     def _replace(self, path: Path, content: bytes) -> None:
-        try:
+        with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".writing-", delete=False) as file:
                 try:
@@ -191,8 +241,13 @@ class Store:
                 except BaseException:
                     Path(file.name).unlink(missing_ok=True)
                     raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise OSError(
-                f"cannot write to the store {self.folder} ({error.strerror}); free space or rights there, or name "
+                f"cannot write to the store {self.folder} ({error.strerror or error}); free space or rights there, or name "
                 f"another folder with {CACHE_VARIABLE}; nothing stored so far is lost"
             ) from error

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib import Recipe, Variation, costs, data, engine, workers
+from lib import Recipe, Variation, costs, data, engine, lessons, workers
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
 from lib.selftuning import Oracle, ReferenceCells, SelfTuning
@@ -94,6 +94,25 @@ def test_restored_networks_are_the_trained_ones(tmp_path):
     a, b = engine.network(PTQ, store), engine.network(PTQ, store)
     x = engine.load("toy").test.normalized()
     assert torch.equal(a(x), b(x)) and not a.training
+
+
+def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
+    """Notebook 04's, with the network trained on the way; other arguments are another table, --force makes it again."""
+    store = Store(tmp_path)
+    monkeypatch.setattr(engine, "Store", lambda: store)
+    first = engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20)
+    assert list(first.network.unique()) == ["toy"] and len(first) == 6
+    threads = torch.get_num_threads()
+    direct = lessons.batch_norm_table({"toy": engine.network(QAVAT, store)}, engine.load("toy"), [-0.5, 0.0, 0.5], 20)
+    assert (first.drop(columns="change") == direct.drop(columns="change")).all(axis=None) and torch.get_num_threads() == threads
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "network", lambda *a: pytest.fail("the table is there"))
+        assert engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20).equals(first)
+    assert len(engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, shared=[0.0], images=20)) == 2
+    store.discard_tables()
+    assert engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20).equals(first)
+    with pytest.raises(ValueError, match="allowed are functions of lib"):
+        engine.kept(collect, {"toy": QAVAT})
 
 
 def test_table_says_what_was_measured(tmp_path):

@@ -1,9 +1,11 @@
 """Figures and their records: what is drawn again, and when."""
 
+import io
 import json
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from lib import figures
 from lib.profiles import Profile
@@ -11,9 +13,9 @@ from lib.profiles import Profile
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """publish(height) draws a line; returns the kinds of file that were drawn."""
-    drawn, draw = [], figures.Figure.savefig
-    monkeypatch.setattr(figures.Figure, "savefig", lambda fig, to, **options: (drawn.append(options.get("format", "pdf")), draw(fig, to, **options)))
+    """publish(height) draws a line; returns the suffixes of the files that were drawn, beside the PNG."""
+    drawn, draw = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda fig, to, **options: (drawn.append(to.suffix), draw(fig, to, **options)))
     monkeypatch.setattr(Profile, "figures", tmp_path / "published")
     monkeypatch.setenv(figures.FIGURES_VARIABLE, str(tmp_path / "staged"))
 
@@ -29,14 +31,14 @@ def publish(tmp_path, monkeypatch):
 
 def test_a_pdf_is_drawn_again_only_where_the_picture_or_its_sources_changed(publish, tmp_path, monkeypatch):
     staged, published = tmp_path / "staged", tmp_path / "published"
-    assert publish(1) == ["png", "pdf"]
+    assert publish(1) == [".pdf"]
     staged.rename(published)
     first = {path.name: path.read_bytes() for path in published.iterdir()}
-    assert publish(1) == ["png"]
+    assert publish(1) == []
     assert {path.name: path.read_bytes() for path in staged.iterdir()} == first
-    assert publish(2) == ["png", "pdf"]
+    assert publish(2) == [".pdf"]
     monkeypatch.setattr(figures, "tree_digest", lambda: "other sources")
-    assert publish(1) == ["png", "pdf"]
+    assert publish(1) == [".pdf"]
 
 
 @pytest.mark.parametrize("spoil", ["cut", "missing", "unrecorded", "no record", "not JSON"])
@@ -57,5 +59,22 @@ def test_a_pdf_that_is_not_the_recorded_one_is_not_taken_over(publish, tmp_path,
         record.unlink()
     else:
         record.write_text("{", "utf-8")
-    assert publish(1) == ["png", "pdf"]
+    assert publish(1) == [".pdf"]
     assert (tmp_path / "staged" / "00_line.pdf").read_bytes() == good
+
+
+def test_the_picture_is_that_of_savefig():
+    """Byte by byte, layout and legend included, and the figure keeps its resolution."""
+    figures.use_style()
+
+    def drawn():
+        fig, axes = figures.panels(2, 2, sharey=True)
+        for ax in axes.flat:
+            ax.plot([0, 1], [1, 2], label="a line")
+            ax.set(title="title", xlabel="x", xscale="symlog")
+        figures.legend_above(fig, axes[0, 0])
+        return fig
+
+    ours, theirs, image = drawn(), drawn(), io.BytesIO()
+    theirs.savefig(image, format="png", dpi=150, metadata={"Software": None})
+    assert figures._png(ours) == image.getvalue() and ours.dpi == theirs.dpi

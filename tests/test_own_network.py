@@ -17,7 +17,9 @@ TINY = own_network.Scale(120, 40, 1, 1, 3)
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
-    return own_network.write_images(tmp_path_factory.mktemp("mine") / "clothes", TINY)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ANALOG_PIM_CACHE", str(tmp_path_factory.mktemp("mine")))
+        return own_network.images(TINY)
 
 
 @pytest.fixture(autouse=True)

@@ -78,14 +78,60 @@ def test_damage_is_noticed_reported_and_removed(tmp_path, damage, capsys):
     store = Store(tmp_path)
     store.save_checkpoint("k", STATE, {})
     store.append_counts("m", counts(0, 1), {})
-    for path in [*tmp_path.glob("checkpoints/*/*"), *tmp_path.glob("counts/*/*.csv")]:
+    store.save_table("t", "a,b\n1,2\n", {})
+    for path in [*tmp_path.glob("checkpoints/*/*"), *tmp_path.glob("*/*/*.csv")]:
         content = bytearray(path.read_bytes())
         if damage == "flip":
             content[len(content) // 2] ^= 1
         path.write_bytes({"truncate": content[:-3], "flip": content, "empty": b""}[damage])
-    assert store.checkpoint("k") is None and len(store.counts("m").chips) == 0
-    assert capsys.readouterr().err.count("damaged entry") == 2
-    assert not list(tmp_path.glob("checkpoints/*/*")) and not list(tmp_path.glob("counts/*/*.csv"))
+    assert store.checkpoint("k") is None and len(store.counts("m").chips) == 0 and store.table("t") is None
+    assert capsys.readouterr().err.count("damaged entry") == 3
+    assert not list(tmp_path.glob("checkpoints/*/*")) and not list(tmp_path.glob("*/*/*.csv"))
+
+
+def write_two(folder):
+    (folder / "a").mkdir()
+    (folder / "a" / "one").write_text("1")
+    (folder / "two").write_text("2")
+
+
+def test_a_folder_is_made_once(tmp_path):
+    store = Store(tmp_path)
+    made = store.folder_of("k", write_two)
+    assert (made / "a" / "one").read_text() == "1" and (made / "two").read_text() == "2"
+    assert store.folder_of("k", lambda folder: pytest.fail("it is there")) == made
+
+
+@pytest.mark.parametrize("damage", ["cut", "removed", "renamed", "added"])
+def test_a_damaged_folder_is_reported_and_made_again(tmp_path, damage, capsys):
+    made = Store(tmp_path).folder_of("k", write_two)
+    one = made / "a" / "one"
+    {
+        "cut": lambda: one.write_text(""),
+        "removed": one.unlink,
+        "renamed": lambda: one.rename(made / "one"),
+        "added": lambda: (made / "three").write_text("3"),
+    }[damage]()
+    assert Store(tmp_path).folder_of("k", write_two) == made
+    assert sorted(path.name for path in made.rglob("*")) == ["a", "one", "two"] and one.read_text() == "1"
+    assert "damaged entry" in capsys.readouterr().err
+
+
+def test_a_folder_is_complete_or_not_there(tmp_path):
+    def interrupted(folder):
+        write_two(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path).folder_of("k", interrupted)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+    def second(folder):  # another run is faster
+        write_two(folder)
+        Store(tmp_path).folder_of("k", write_two)
+
+    made = Store(tmp_path).folder_of("k", second)
+    assert [path.name for path in made.parent.iterdir()] == [made.name]
 
 
 def test_counts_only_grow_and_never_repeat(tmp_path):
@@ -107,8 +153,10 @@ def test_progress_keeps_only_the_newest(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "counts").write_text("in the way")
-    with pytest.raises(OSError, match="cannot write to the store .* nothing stored so far is lost"):
-        Store(tmp_path).append_counts("m", counts(0), {})
+    (tmp_path / "folders").write_text("in the way")
+    for write in (lambda store: store.append_counts("m", counts(0), {}), lambda store: store.folder_of("k", write_two)):
+        with pytest.raises(OSError, match="cannot write to the store .* nothing stored so far is lost"):
+            write(Store(tmp_path))
 
 
 def test_clean_removes_everything(tmp_path):
