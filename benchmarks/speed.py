@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from lib import ReferenceCells, SelfTuning, Variation, build, evaluate, load, to_analog
 from lib.analog import channels_last, wide
 from lib.evaluation import best_precision
+from lib.folding import idle_relus, without
 from lib.training import Recipe, _optimizer, _step
 from lib.variation import PassingChip
 
@@ -119,17 +120,18 @@ def step_cases(name: str, width: float) -> dict[str, Case]:
     cases = {}
     for label, bits, variation in (("plain step", None, None), ("QAT step", "A4W4", Variation()), ("QAVAT step", "A4W4", WITHIN)):
         model = (to_analog(net, bits, x) if bits else copy.deepcopy(net)).train()
-        optimizer = _optimizer(model, Recipe(lr=1e-3))
+        optimizer, idle = _optimizer(model, Recipe(lr=1e-3)), idle_relus(model, x[:2])
         inputs = channels_last(x) if wide(model) else x
 
-        def run(model=model, optimizer=optimizer, variation=variation, inputs=inputs):
-            for step in range(STEPS):
-                if variation is None:
-                    optimizer.zero_grad(set_to_none=True)
-                    F.cross_entropy(model(inputs), labels).backward()
-                    optimizer.step()
-                else:
-                    _step(model, optimizer, inputs, labels, variation, PassingChip.of("training", step))
+        def run(model=model, optimizer=optimizer, idle=idle, variation=variation, inputs=inputs):
+            with without(idle):
+                for step in range(STEPS):
+                    if variation is None:
+                        optimizer.zero_grad(set_to_none=True)
+                        F.cross_entropy(model(inputs), labels).backward()
+                        optimizer.step()
+                    else:
+                        _step(model, optimizer, inputs, labels, variation, PassingChip.of("training", step))
 
         cases[label] = run
     return cases

@@ -5,13 +5,15 @@ and the division by the step s of the layer that reads it through ReLUs and max-
 
     BN( correct( op( s_x·codes(x), w̃ ), · ) + bias ) = op( codes(x), s_x·g·fold(w̃) ) + g·(bias − μ) + β,   g = γ/√(σ² + ε)
     codes( pool( relu( y ) ) ) = round( clamp( pool( y/s ), 0, n ) )
+
+The last line holds for gradients too: while a network trains, the ReLUs before such a quantizer rest (`idle_relus`).
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -83,14 +85,56 @@ def _same_result(net: nn.Module, x: Tensor, way: Way) -> bool:
 
 
 def _chains(net: nn.Module) -> dict[AnalogConv2d, Chain]:
-    """The chain of each convolution that has one; `net` is a copy in evaluation mode that is used for nothing else.
+    """The chain of each convolution that has one; `net` is a copy in evaluation mode that is used for nothing else."""
+    nodes, certain = _calls(net)
+    convolutions = [(node, m) for node in nodes if type(m := certain(node)) is AnalogConv2d]
+    found = {layer: _followed(node, certain) for node, layer in convolutions}
+    return {layer: chain for layer, chain in found.items() if chain != Chain()}
 
-    Empty for a network that torch.fx cannot trace, because its way depends on its input, or that keeps what it computes."""
+
+def idle_relus(net: nn.Module, x: Tensor) -> list[nn.ReLU]:
+    """The ReLUs of a network in training that change neither value nor gradient, found in a copy and tried on x (B, …):
+    each is read, through ReLUs and max-poolings alone, by a crossbar whose unsigned quantizer takes what is negative to
+    zero, and its gradient too."""
+    if not any(True for _ in crossbars(net)):
+        return []
+    try:
+        twin, outputs = copy.deepcopy(net).train(), []
+        with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            nodes, certain = _calls(twin)
+            chains = {m: _followed(node, certain) for node in nodes if type(m := certain(node)) is nn.ReLU}
+            found = [relu for relu, chain in chains.items() if chain.reader is not None and chain.norm is None]
+            for resting in ([], found):
+                torch.manual_seed(0)  # dropout
+                with without(resting):
+                    outputs.append(twin(x))
+        mine = dict(zip(twin.modules(), net.modules()))
+        return [mine[relu] for relu in found] if torch.equal(*outputs) else []
+    except Exception:  # any forward of the user's
+        return []
+
+
+@contextmanager
+def without(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """The modules named pass on what they are given."""
+    try:
+        for module in modules:
+            module.forward = _same
+        yield
+    finally:
+        for module in modules:
+            module.__dict__.pop("forward", None)
+
+
+def _calls(net: nn.Module) -> tuple[list[fx.Node], Callable[[fx.Node], nn.Module | None]]:
+    """The calls of a copy that is used for nothing else, in order, and the module that a call certainly is.
+
+    None for a network that keeps what it computes or is watched; torch.fx raises where the way depends on the input."""
     if not all(map(_plain, _containers(net))):
-        return {}
+        return [], lambda node: None
     graph = _Tracer().trace(net)
     if any(isinstance(kept, fx.Proxy) for m in net.modules() for kept in vars(m).values()):
-        return {}
+        return [], lambda node: None
     called = [node.target for node in graph.nodes if node.op == "call_module"]
     uses = Counter(inner for name in called for inner in net.get_submodule(name).modules())
 
@@ -99,9 +143,7 @@ def _chains(net: nn.Module) -> dict[AnalogConv2d, Chain]:
         module = net.get_submodule(node.target) if node.op == "call_module" else None
         return module if module is not None and uses[module] == 1 and _plain(module) else None
 
-    convolutions = [(node, m) for node in graph.nodes if type(m := certain(node)) is AnalogConv2d]
-    found = {layer: _followed(node, certain) for node, layer in convolutions}
-    return {layer: chain for layer, chain in found.items() if chain != Chain()}
+    return list(graph.nodes), certain
 
 
 def _followed(node: fx.Node, certain: Callable[[fx.Node], nn.Module | None]) -> Chain:

@@ -117,18 +117,18 @@ class _LSQ(torch.autograd.Function):
         scale = step.abs()  # within, for the sake of small layers: an operation of its own costs them more than its numbers
         v = x / scale
         q = v.clamp(lo, hi).round_().mul_(scale)
-        ctx.save_for_backward(v, q, step)
+        ctx.save_for_backward(v, q, step, scale)
         ctx.constants = lo, hi, grad_scale
         return q
 
     @staticmethod
     def backward(ctx, grad):
-        v, q, step = ctx.saved_tensors
+        v, q, step, scale = ctx.saved_tensors
         lo, hi, grad_scale = ctx.constants
         d_x = torch.ops.aten.hardtanh_backward(grad, v, lo, hi)  # ∂q/∂x = 1 where lo < v < hi, else 0
         # ∂q/∂s = q/s − v inside, the bound outside: both terms as dot products, without a temporary
-        d_scale = _dot(q, grad) / step.abs() - _dot(v, d_x)
-        return d_x, d_scale * (step.sign() * grad_scale), None, None, None
+        d_scale = _dot(q, grad).div_(scale).sub_(_dot(v, d_x))
+        return d_x, d_scale.mul_(step.sign().mul_(grad_scale)), None, None, None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ from .training import State
 
 CACHE_VARIABLE = "ANALOG_PIM_CACHE"
 DTYPE = "float32"
-TRAINING_SOURCES = ("checks", "quantizers", "variation", "analog", "networks", "data", "training", "trials")
-MEASURING_SOURCES = (*TRAINING_SOURCES, "folding", "evaluation", "selftuning", "controls")
+TRAINING_SOURCES = ("checks", "quantizers", "variation", "analog", "networks", "data", "folding", "training", "trials")
+MEASURING_SOURCES = (*TRAINING_SOURCES, "evaluation", "selftuning", "controls")
 COLUMNS = ("chip", "images", "correct")
 
 

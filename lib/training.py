@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .analog import channels_last, crossbars, evaluating, layout, programmed, to_analog, wide
 from .checks import integer, one_of, real
 from .data import Augment, Images
+from .folding import idle_relus, without
 from .quantizers import TINY, Bits, LearnedStep, activation_step
 from .variation import Chip, PassingChip, Variation
 
@@ -94,16 +95,17 @@ def fit(
     lay = _Layout(net)
     steps = max(1, len(images) // recipe.batch_size)
     net.train()
-    for epoch in range(first, until):
-        for i, (x, labels) in enumerate(images.batches(recipe.batch_size, ("train", seed, epoch), recipe.augment)):
-            step, x = epoch * steps + i, lay(x)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step / (steps * recipe.epochs))
-            loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", step, seed))
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
-            if progress:
-                progress(len(labels))
+    with without(idle_relus(net, images.take(slice(0, 2)).normalized())):
+        for epoch in range(first, until):
+            for i, (x, labels) in enumerate(images.batches(recipe.batch_size, ("train", seed, epoch), recipe.augment)):
+                step, x = epoch * steps + i, lay(x)
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.rate(step / (steps * recipe.epochs))
+                loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", step, seed))
+                if not math.isfinite(loss):
+                    raise FloatingPointError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
+                if progress:
+                    progress(len(labels))
     if variation and until == recipe.epochs and recipe.bn_draws:
         reestimate_batch_norm(net, images, variation, seed=seed, draws=recipe.bn_draws, batch_size=recipe.batch_size)
     net.eval()
