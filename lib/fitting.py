@@ -1,210 +1,288 @@
-"""From measured cells to a `Variation`: which law, which σ_W, which σ_B.  One-way analysis of variance over chips.
+"""From measured cells to a `Variation`: which law, which σ_W and σ_B on which scale, and whether the law fits at all.
 
-    proportional   e = measured/target − 1                      layer-fixed   e = (measured − target)/max|target|
-    e_ci = μ + σ_B·z_c + σ_W·z_ci      chip c, cell i           μ: an offset that all chips share (calibration)
+    proportional   measured = g·target·(1 + e)               ĝ = mean over chips of their mean measured/target
+    layer-fixed    measured = g·(target + e·max|target|)     ĝ = slope of measured on target within chips (OLS)
+    e_ci = μ + σ_B·z_c + σ_W·z_ci    chip c, cell i          μ: an offset that all chips share; proportional: 0
 
-    σ_W² = MS_W      σ_B² = max(0, (MS_B − MS_W)/n_h)      n_h = k/Σ(1/n_c): cells a chip, k chips
-    MS_W = Σ(e_ci − ē_c)²/(N − k)                          MS_B = n_h·Σ(ē_c − mean of ē)²/(k − 1), every chip alike
+    σ_W² = MS_W    σ_B² = max(0, (MS_B − MS_W)/n_h)          of e at ĝ: one-way analysis of variance over k chips
+    MS_W = Σ(e_ci − ē_c)²/ν                                  ν = N − k, one less for a slope
+    MS_B = n_h·Σ(ē_c − mean of ē)²/(k − 1)                   1/n_h = mean of 1/n_c + var(mean targets)/S_xx
 
-The law is the one under which the measured values are likelier; under the layer-fixed one the largest target stands for the
-largest weight.  Intervals: χ² for σ_W, Williams (Biometrika 49, 1962) for σ_B, with the harmonic mean n_h where chips have
-different numbers of cells (Thomas and Hultquist, Annals of Statistics 6, 1978), Student's t over chips for μ.
+g is a factor that all cells share.  The law is the one under which the measured values are likelier; under layer-fixed
+the largest target stands for the largest weight.  Intervals: χ² for σ_W, Williams (Biometrika 49, 1962) for σ_B, with
+the harmonic mean n_h (Thomas and Hultquist, Annals of Statistics 6, 1978), t for g and μ.  σ = s/ĝ with s and ĝ
+independent: intervals of log s and log ĝ combined by MOVER (Zou and Donner, Statistics in Medicine 27, 2008; Donner and
+Zou, Statistical Methods in Medical Research 21, 2012).  Goodness of fit: the same spread at every size of target (Brown
+and Forsythe, J. of the American Statistical Association 69, 1974) and the same mean at every target (lack-of-fit F).
+
+Intervals assume normal cells: of lognormal ones (layer-fixed σ_W 0.3, 20 chips of 64 cells) that of σ_W covers 0.89.
 """
 
 from __future__ import annotations
 
-import csv
 import math
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from .checks import one_of
-from .statistics import LEVEL, Estimate
-from .variation import LAWS, Variation
+from .cells import Cells
+from .checks import InputError, one_of, real
+from .statistics import LEVEL, Estimate, mean
+from .variation import Variation
 
-COLUMNS = ("chip", "cell", "target", "measured")
+LAWS = ("proportional", "layer-fixed")  # registered ones are not tried
 DECIDED = 2.0  # natural-log likelihoods apart by less than this (a factor of 7) decide nothing
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Measured cells: chip names (N,), targets and measured values (N,), in one unit, whatever it is."""
-
-    chips: np.ndarray
-    target: np.ndarray
-    measured: np.ndarray
-
-    def deviations(self, law: str) -> np.ndarray:
-        """e of every cell, (N,); NaN under the proportional law where the target is 0."""
-        return np.divide(self.measured - self.target, self.scale(law), out=np.full(len(self.target), np.nan), where=self.scale(law) != 0)
-
-    def scale(self, law: str) -> np.ndarray:
-        """What one unit of e is worth: the target, or the largest target."""
-        return self.target if law == "proportional" else np.full(len(self.target), np.abs(self.target).max())
+ENOUGH = 12  # fewer cells decide nothing either: a line fits three of them well
+FITS = 0.01  # a law fits unless its goodness of fit, a p-value, lies below
+USUAL = (0.8, 1.25)  # a common factor whose whole interval lies outside is questioned
+RESOLUTION = 1e-6  # a cell reads zero: at most this share of the largest |measured|
+EXACT = 1e-9  # deviations below are rounding
 
 
 @dataclass(frozen=True)
 class Fit:
-    """law: the likelier one (or the one asked for).  evidence: its log likelihood minus the other's; below `DECIDED` the
-    cells do not tell, as where all targets have one size and sign.  within, between: σ_W, σ_B.  offset: μ.
-    n of within counts cells, of between and offset chips."""
+    """law: the likelier one (or the one asked for).  evidence: its log likelihood minus the other's; ±inf if cells of
+    target 0 refute the proportional law.  goodness: p-value of the law's fit, NaN if cells cannot tell.  factor: g.
+    within, between: σ_W, σ_B on the scale of the targets.  offset: μ; None if proportional, or if no target varies.
+
+    One chip alone tells no σ_B (NaN); its proportional σ_W is relative to its own mean, which is in the factor then.
+    n counts chips of between, offset and a factor from chip means; cells of the others; none of a factor given."""
 
     law: str
     evidence: float
+    goodness: float
+    factor: Estimate
     within: Estimate
     between: Estimate
-    offset: Estimate
+    offset: Estimate | None
+
+    @property
+    def fits(self) -> bool:
+        return not self.goodness < FITS  # NaN: nothing speaks against it
 
     @property
     def decided(self) -> bool:
-        return self.evidence >= DECIDED
+        return self.evidence >= DECIDED and self.within.n >= ENOUGH and self.fits
 
     @property
     def variation(self) -> Variation:
-        """For `fit`, `evaluate` and every study; without the offset μ, which calibration removes."""
+        """For `fit`, `evaluate` and every study; without factor and offset, which calibration removes."""
+        if math.isnan(self.between.value):
+            own = f"Variation({self.within.value:.3g}, between=0.1, law={self.law!r})"
+            raise InputError(f"a single chip tells no σ_B; measure 2 or more, or write {own} with a σ_B of your own")
         return Variation(self.within.value, self.between.value, self.law)
 
-
-def read_cells(path: str | Path) -> Cells:
-    """Cells from a CSV file with the columns chip, cell, target, measured (others are ignored), a row a cell.
-
-    Raises ValueError with the file's line where a column is missing, a value is no finite number, a cell comes twice, or
-    the file holds too little: fewer than 2 chips, no chip with 2 cells, or only targets of 0."""
-    rows, seen = [], {}
-
-    def refuse(line: int, why: str):
-        raise ValueError(f"{Path(path).name}, line {line}: {why}")
-
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # a µ in another encoding harms no number
-        reader = csv.reader(file)
-        header = next(([name.strip() for name in row] for row in reader if any(field.strip() for field in row)), [])
-        top = reader.line_num
-        if not header:
-            refuse(max(1, top), f"the file is empty; it needs the columns {', '.join(COLUMNS)} and a row a cell")
-        if missing := [name for name in COLUMNS if name not in header]:
-            refuse(top, f"no column {', '.join(map(repr, missing))}; needed: {', '.join(COLUMNS)}; found: {', '.join(header)}")
-        if twice := [name for name in COLUMNS if header.count(name) > 1]:
-            refuse(top, f"column {twice[0]!r} comes twice; rename the one that is not meant")
-        places = [header.index(name) for name in COLUMNS]
-        for row in reader:
-            line = reader.line_num
-            if not any(field.strip() for field in row):
-                continue
-            if len(row) <= max(places):
-                refuse(line, f"{len(row)} fields, the header has {len(header)}")
-            chip, cell, *values = (row[i].strip() for i in places)
-            numbers = [_number(value) for value in values]
-            for name, value, number in zip(COLUMNS[2:], values, numbers):
-                if not math.isfinite(number):
-                    refuse(line, f"{name} must be a finite number, got {value!r}; drop the row if the cell was not read")
-            if (chip, cell) in seen:
-                refuse(line, f"cell {cell!r} of chip {chip!r} stands on line {seen[chip, cell]} already; average repeated readings first")
-            seen[chip, cell] = line
-            rows.append((chip, *numbers))
-        last = reader.line_num
-    chips = [chip for chip, *_ in rows]
-    if len(set(chips)) < 2:
-        found = f"only the chip {chips[0]!r}" if rows else "no cell"
-        refuse(last, f"{found} in the whole file; σ_B needs at least 2 chips, better 20")
-    if len(set(chips)) == len(chips):
-        refuse(last, "every chip has a single cell; σ_W needs at least 2 cells on a chip")
-    _, target, measured = zip(*rows)
-    if not any(target):
-        refuse(last, "every target is 0; deviations need a scale, so program some cells to other values")
-    return Cells(np.array(chips), np.array(target), np.array(measured))
+    def deviations(self, cells: Cells) -> np.ndarray:
+        """Calibrated e of every cell, (N,), with the offset; NaN under the proportional law where the target is 0."""
+        return cells.deviations(self.law, self.factor.value)
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def fit_cells(cells: Cells, law: str | None = None, factor: float | None = None) -> Fit:
+    """The law (or the one given) with its σ_W and σ_B, each with a 95% interval.  factor: g, if the tester's scale is
+    known (1: calibrated); else it is estimated.
+
+    Warns in a line of a factor far from 1 (or the given one), and of a law that does not fit.  Raises InputError for an
+    unknown law, a factor not above 0, or too few cells with a target."""
+    _check(cells, law, factor)
+    models = {name: _Model(cells, name, factor) for name in LAWS}
+    likelihood = _likelihoods(cells, models)
+    best = law or max(likelihood, key=likelihood.get)
+    model, other = models[best], max(value for name, value in likelihood.items() if name != best)
+    found, expected = model.found, factor or 1.0
+    if not model.g.value > 0:
+        why = f"measured is {found.value:.3g} times target under the {best} law"
+        raise InputError(f"{why}; allowed: a factor above 0; check the signs and the order of the columns")
+    if found.low <= 0 or found.low > USUAL[1] * expected or found.high < USUAL[0] * expected:
+        fix = "give both in one unit and check their signs, or go on if all readings share this gain"
+        warnings.warn(f"common factor measured/target {found}, expected near {expected:g}; {fix}", stacklevel=2)
+    goodness = 0.0 if likelihood[best] == -math.inf else model.goodness()
+    if goodness < FITS:
+        which = f"the {best} law does not fit" if law else "neither law fits"
+        fix = "σ only tells the average; look at residual_table(cells, fit)"
+        warnings.warn(f"{which} the cells (goodness {goodness:.1g}, allowed: from {FITS}); {fix}", stacklevel=2)
+    evidence = 0.0 if likelihood[best] == other else likelihood[best] - other
+    return Fit(best, evidence, goodness, model.g, model.within(), model.between(), model.offset())
 
 
-def fit_cells(cells: Cells, law: str | None = None) -> Fit:
-    """The law (or the one given) with its σ_W and σ_B, each with a 95% interval.
-
-    Cells programmed to 0 tell nothing of the proportional law: the laws are compared on the others, and under the
-    proportional law they do not count.  Raises ValueError for an unknown law, or too few cells with a target."""
-    told = {name: _analysis(*_samples(cells, name)) for name in LAWS}
-    likelihood = {name: _likelihood(cells, name) for name in LAWS}
-    best = max(likelihood, key=likelihood.get) if law is None else one_of("law", law, LAWS)
-    other = max(value for name, value in likelihood.items() if name != best)
-    return Fit(best, likelihood[best] - other, *told[best])
-
-
-def _samples(cells: Cells, law: str) -> tuple[np.ndarray, np.ndarray]:
-    """(chip number 0 … k − 1, e) of the cells that tell something under a law."""
-    e = cells.deviations(law)
-    known = np.isfinite(e)
-    chips, number, counts = np.unique(cells.chips[known], return_inverse=True, return_counts=True)
-    if len(chips) < 2 or counts.max() < 2:
-        raise ValueError(f"cells with a target other than 0 on {len(chips)} chips, at most {counts.max(initial=0)} a chip; needed: 2 chips, 2 cells")
-    return number, e[known]
+def _check(cells: Cells, law: str | None, factor: float | None) -> None:
+    if law is not None:
+        one_of("law", law, LAWS)
+    if factor is not None and not real("factor", factor) > 0:
+        raise InputError(f"factor must be above 0, got {factor!r}; leave it out to have it estimated")
+    for i in np.flatnonzero(~np.isfinite(cells.target + cells.measured)):
+        pair = f"target {cells.target[i]}, measured {cells.measured[i]}"
+        raise InputError(f"cell number {i} has {pair}; allowed: finite numbers; drop cells that were not read")
+    counts = np.unique(cells.chips[cells.target != 0], return_counts=True)[1]
+    if counts.sum() - len(counts) < 2:
+        found = f"{counts.sum()} cells with a target other than 0 on {len(counts)} chips"
+        raise InputError(f"{found}; needed: 3 on one chip, or 2 on each of two; measure more cells")
 
 
-def _sums(chip: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """n_c, ē_c, SS_W = Σ(e_ci − ē_c)²."""
-    n = np.bincount(chip)
-    means = np.bincount(chip, e) / n
-    return n, means, float(np.square(e - means[chip]).sum())
+def _likelihoods(cells: Cells, models: dict[str, _Model]) -> dict[str, float]:
+    """log p(measured) under each law.  Cells of target 0 read nothing under the proportional law, which any other
+    reading refutes; if they do, the layer-fixed law gives that its density times the resolution."""
+    if all(model.ms_w < EXACT**2 for model in models.values()):
+        return dict.fromkeys(models, 0.0)  # no deviation at all tells no law
+    zero, step = cells.target == 0, RESOLUTION * np.abs(cells.measured).max()
+    found = {law: model.log_likelihood() for law, model in models.items()}
+    if (np.abs(cells.measured[zero]) > step).any():
+        found["proportional"] = -math.inf
+    elif zero.any() and step > 0:
+        found["layer-fixed"] += zero.sum() * math.log(2 * step)
+    return found
 
 
-def _analysis(chip: np.ndarray, e: np.ndarray) -> tuple[Estimate, Estimate, Estimate]:
-    """(σ_W, σ_B, μ) with their intervals."""
-    from scipy.stats import chi2, f, t
+class _Model:
+    """The cells that tell something of e under a law, in chips 0 … k − 1, with their g and e."""
 
-    n, means, ss_w = _sums(chip, e)
-    k, total, tail = len(n), len(e), (1 - LEVEL) / 2
-    cells = k / (1 / n).sum()
-    ss_b = cells * float(np.square(means - means.mean()).sum())
-    ms_w, ms_b = ss_w / (total - k), ss_b / (k - 1)
-    within = Estimate(math.sqrt(ms_w), *(math.sqrt(ss_w / chi2.ppf(q, total - k)) for q in (1 - tail, tail)), total)
-    # Williams: (SS_B − (k − 1)·F_q·MS_W)/(n_h·χ²_q(k − 1)) at the upper and the lower quantile q
-    ends = [(ss_b - (k - 1) * f.ppf(q, k - 1, total - k) * ms_w) / (cells * chi2.ppf(q, k - 1)) for q in (1 - tail, tail)]
-    between = Estimate(*(math.sqrt(max(0.0, v)) for v in ((ms_b - ms_w) / cells, *ends)), k)
-    half = float(t.ppf(1 - tail, k - 1)) * float(means.std(ddof=1)) / math.sqrt(k)
-    return within, between, Estimate(float(means.mean()), float(means.mean()) - half, float(means.mean()) + half, k)
+    def __init__(self, cells: Cells, law: str, factor: float | None):
+        keep = (cells.target != 0) | (law == "layer-fixed")
+        chips, self.chip, self.n = np.unique(cells.chips[keep], return_inverse=True, return_counts=True)
+        told = Cells(self.chip, cells.target[keep], cells.measured[keep])
+        self.law, self.target, self.measured, self.scale = law, told.target, told.measured, told.scale(law)
+        x = self.centred(told.target)
+        self.has_slope = law == "layer-fixed" and np.abs(x).max() > EXACT * np.abs(told.target).max()
+        self.x = x * self.has_slope
+        self.direction = self.x / (math.sqrt(self.x @ self.x) or 1.0)  # of the slope among the cells
+        self.found = self.slope() if self.has_slope else self.ratio()
+        self.g = self.found if factor is None else Estimate(float(factor), float(factor), float(factor), 0)
+        self.slope_free = self.has_slope and factor is None
+        self.e = told.deviations(law, self.g.value or math.nan)
+        self.means, self.rest = self.of_chips(self.e), self.centred(self.e)
+        self.nu = len(self.e) - len(chips) - self.slope_free
+        self.ms_w = float(self.rest @ self.rest) / self.nu
+
+    def of_chips(self, values: np.ndarray) -> np.ndarray:
+        """Mean of each chip's cells, (k,)."""
+        return np.bincount(self.chip, values) / self.n
+
+    def centred(self, values: np.ndarray) -> np.ndarray:
+        return values - self.of_chips(values)[self.chip]
+
+    def ratio(self) -> Estimate:
+        """g from chip means of measured/target; from cells, if there is one chip."""
+        told = self.target != 0
+        a, chip = self.measured[told] / self.target[told], np.unique(self.chip[told], return_inverse=True)[1]
+        means = np.bincount(chip, a) / np.bincount(chip)
+        return mean(means if len(means) > 1 else a)
+
+    def slope(self) -> Estimate:
+        """g from the regression within chips."""
+        from scipy.stats import t
+
+        sxx, nu = self.x @ self.x, len(self.x) - len(self.n) - 1
+        g = float(self.x @ self.measured / sxx)
+        rest = self.centred(self.measured - g * self.target)
+        half = float(t.ppf((1 + LEVEL) / 2, nu) * math.sqrt(rest @ rest / nu / sxx))
+        return Estimate(g, g - half, g + half, len(self.x))
+
+    def within(self) -> Estimate:
+        from scipy.stats import chi2
+
+        ends = (math.sqrt(self.ms_w * self.nu / chi2.ppf(q, self.nu)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
+        return self.over_g(Estimate(math.sqrt(self.ms_w), *ends, len(self.e)))
+
+    def between(self) -> Estimate:
+        from scipy.stats import chi2, f
+
+        if (more := len(self.n) - 1) == 0:
+            return Estimate(math.nan, math.nan, math.nan, 1)
+        tilt = self.of_chips(self.target).var(ddof=1) / (self.x @ self.x) if self.slope_free else 0.0
+        n_h = 1 / ((1 / self.n).mean() + tilt)
+        ms_b = n_h * float(self.means.var(ddof=1))
+        # Williams: (SS_B − (k − 1)·F_q·MS_W)/(n_h·χ²_q(k − 1)) at the upper and the lower quantile q
+        ends = (
+            more * (ms_b - f.ppf(q, more, self.nu) * self.ms_w) / (n_h * chi2.ppf(q, more))
+            for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2)
+        )
+        values = ((ms_b - self.ms_w) / n_h, *ends)
+        return self.over_g(Estimate(*(math.sqrt(max(0.0, v)) for v in values), more + 1))
+
+    def over_g(self, s: Estimate) -> Estimate:
+        """s/ĝ (s divided already).  MOVER: log θ̂ ∓ √((log ŝ − log its end)² + (log ĝ − log its far end)²)."""
+
+        def end(sign: int, of_s: float, of_g: float) -> float:
+            if min(s.value, of_s, of_g) > 0:
+                return s.value * math.exp(sign * math.hypot(math.log(of_s / s.value), math.log(of_g / self.g.value)))
+            return math.inf if of_g <= 0 else of_s  # of_s: the limit of the above for ŝ → 0; and 0 stays 0
+
+        return Estimate(s.value, end(-1, s.low, self.g.high), end(1, s.high, self.g.low), s.n)
+
+    def offset(self) -> Estimate | None:
+        """μ = mean measured/(ĝ·max|target|) − mean target/max|target|, over chips."""
+        if self.law == "proportional" or (self.g is self.found and not self.has_slope):
+            return None
+        mu, level = mean(self.means), self.of_chips(self.measured / self.scale).mean() / self.g.value
+        half = math.hypot(mu.high - mu.value, level * (self.g.high - self.g.low) / 2 / self.g.value)
+        return Estimate(mu.value, mu.value - half, mu.value + half, mu.n)
+
+    def log_likelihood(self) -> float:
+        """log p(measured) at these estimates: a normal block a chip with the covariance σ_W²·1 + σ_B²·11ᵀ, whose
+        determinant is σ_W^(2n−2)·(σ_W² + n·σ_B²), and g·scale of e as Jacobian.  −∞ unless g is above 0."""
+        if not self.g.value > 0:
+            return -math.inf
+        w2 = max(self.ms_w, EXACT**2)
+        shared = w2 + self.n * np.nan_to_num(self.between().value) ** 2
+        square = self.rest @ self.rest / w2 + (self.n * np.square(self.means - self.means.mean()) / shared).sum()
+        logdet = ((self.n - 1) * math.log(w2) + np.log(shared)).sum()
+        jacobian = np.log(np.abs(self.g.value * self.scale)).sum()
+        return float(-0.5 * (square + logdet + len(self.e) * math.log(2 * math.pi)) - jacobian)
+
+    def goodness(self) -> float:
+        """The smaller of the p-values that exist, times their number (Bonferroni)."""
+        if np.abs(self.rest).max() < EXACT:
+            return math.nan
+        found = [p for p in (self.means_alike(), self.spread_alike()) if not math.isnan(p)]
+        return min(1.0, len(found) * min(found)) if found else math.nan
+
+    def straight(self) -> np.ndarray:
+        """e within chips, less its slope."""
+        return self.rest - (self.direction @ self.rest) * self.direction
+
+    def means_alike(self) -> float:
+        """p of F = ((Σr² − Σq²)/more)/(Σq²/ν); r: e within chips without its slope, q: without a mean a target too."""
+        from scipy.stats import f
+
+        r, group = self.straight(), _groups(self.target, 16)
+        members = [self.centred((group == i).astype(float)) for i in np.unique(group)]
+        columns = np.column_stack([self.direction, *members])
+        coefficients, _, rank, _ = np.linalg.lstsq(columns, self.rest, rcond=1e-9)
+        q, more, nu = self.rest - columns @ coefficients, rank - self.has_slope, len(self.e) - len(self.n) - rank
+        if more < 1 or nu < 1:
+            return math.nan
+        return float(f.sf((r @ r - q @ q) / more / max(q @ q / nu, EXACT**2), more, nu))
+
+    def spread_alike(self) -> float:
+        """p of Brown and Forsythe's test on r/√(1 − leverage): a residual is smaller near the few cells of its chip."""
+        from scipy.stats import levene
+
+        free, size = 1 - 1 / self.n[self.chip] - self.direction**2, _groups(np.abs(self.target))
+        r = self.straight() / np.sqrt(np.maximum(free, EXACT))
+        groups = [r[(size == i) & (free > EXACT)] for i in np.unique(size)]
+        groups = [group for group in groups if len(group) > 2]  # two lie equally far from their median
+        return float(levene(*groups, center="median").pvalue) if len(groups) > 1 else math.nan
 
 
-def _likelihood(cells: Cells, law: str) -> float:
-    """log p(measured) of the cells with a target, at the law's own estimates: a normal block a chip with the covariance
-    σ_W²·1 + σ_B²·11ᵀ, whose determinant is σ_W^(2n−2)·(σ_W² + n·σ_B²), and the scale of e as Jacobian."""
-    known = cells.target != 0
-    chosen = Cells(cells.chips[known], cells.target[known], cells.measured[known])
-    chip, e = _samples(chosen, law)
-    within, between, _ = _analysis(chip, e)
-    n, means, ss_w = _sums(chip, e)
-    w2 = max(within.value**2, np.finfo(float).tiny)
-    shared = w2 + n * between.value**2
-    square = ss_w / w2 + (n * np.square(means - means.mean()) / shared).sum()
-    logdet = ((n - 1) * math.log(w2) + np.log(shared)).sum()
-    jacobian = np.log(np.abs(chosen.scale(law))).sum()
-    return -0.5 * (square + logdet + len(e) * math.log(2 * math.pi)) - jacobian
+def _groups(values: np.ndarray, most: int = 8) -> np.ndarray:
+    """Group number of each value: one a level, or quantile groups where there are more levels than `most`."""
+    lowest = np.unique(values)
+    if len(lowest) > most:
+        lowest = np.unique(np.quantile(values, np.linspace(0, 1, most, endpoint=False), method="inverted_cdf"))
+    return np.searchsorted(lowest, values, side="right") - 1
 
 
-def residual_table(cells: Cells, fit: Fit, bins: int = 8):
-    """pandas DataFrame, a row a group of cells of one |target| (of like ones, where there are more than `bins`): target, rms
-    of measured − target − chip's shared part, its count, and what each law says it should be.  The picture by which to
-    believe a law."""
+def residual_table(cells: Cells, fit: Fit):
+    """pandas DataFrame, a row a group of cells of one |target| (of like ones, where there are many): target, rms of
+    measured/g − target − chip's shared part, its count, and what each law says it should be."""
     import pandas as pd
 
-    size = np.abs(cells.target)
-    lowest = np.unique(size)  # of each group
-    if len(lowest) > bins:
-        lowest = np.unique(np.quantile(size, np.linspace(0, 1, bins, endpoint=False)))
-    group = np.searchsorted(lowest, size, side="right") - 1
-    _, chip = np.unique(cells.chips, return_inverse=True)
-    sigma = {law: _analysis(*_samples(cells, law))[0].value for law in LAWS}
-    scale, e = cells.scale(fit.law), cells.deviations(fit.law)
-    known = np.isfinite(e)
-    means = np.bincount(chip[known], e[known], minlength=chip.max() + 1) / np.maximum(np.bincount(chip[known], minlength=chip.max() + 1), 1)
-    residual = cells.measured - cells.target - means[chip] * scale
-    rows = []
-    for g in np.unique(group):
-        here = group == g
-        row = {"target": size[here].mean(), "rms": math.sqrt(np.square(residual[here]).mean()), "cells": int(here.sum())}
-        rows.append(row | {law: sigma[law] * math.sqrt(np.square(cells.scale(law)[here]).mean()) for law in LAWS})
-    return pd.DataFrame(rows)
+    scale, g = {law: cells.scale(law) for law in LAWS}, fit.factor.value
+    shared = pd.Series(fit.deviations(cells)).groupby(cells.chips).transform("mean").fillna(0.0)
+    squares = {"rms": np.square(cells.measured / g - cells.target - shared * scale[fit.law])}
+    squares |= {law: _Model(cells, law, g).ms_w * np.square(scale[law]) for law in LAWS}
+    groups = pd.DataFrame({"target": np.abs(cells.target)} | squares).groupby(_groups(np.abs(cells.target)))
+    table = groups.mean()
+    table[list(squares)] **= 0.5
+    table.insert(2, "cells", groups.size())
+    return table.reset_index(drop=True)
