@@ -2,13 +2,14 @@
 
 Fashion-MNIST is embedded under data/fashion-mnist/ (MIT licence, Zalando SE).  MNIST, CIFAR-10 and CIFAR-100 come
 through torchvision, which checks their MD5 sums; `imagefolder:PATH` is any tree train/CLASS/*, test/CLASS/*.
-The validation split is cut from the training data; the test set is never part of it.
+The validation split is cut from the training data, as its content says; the test set is never part of it.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -22,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import integer, one_of
+from .checks import InputError, RunError, integer, one_of, real
+from .folders import read_folder
 from .variation import keyed_generator
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,21 +37,26 @@ FASHION_SHA256 = {  # of the uncompressed files
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
-FASHION_FINGERPRINT = "c2df23e9d135ade7af62bf6273886728f606f79e67e066d2485f52ee9d597534"  # of the dataset in these files
+FASHION_FINGERPRINT = "c2df23e9d135ade7af62bf6273886728f606f79e67e066d2485f52ee9d597534"  # of all four
+PIXELS, LABELS = "pixels must be a uint8 tensor (N, C, H, W)", "labels must be a tensor (N,) of integers"
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop after zero padding (pixels), horizontal flip, rotation by up to ± `rotate` degrees."""
+    """Horizontal flip, random crop after black padding (pixels), rotation by up to ± `rotate` degrees with black
+    corners, to the nearest pixel."""
 
     crop: int = 0
     flip: bool = False
     rotate: float = 0.0
 
+    def __post_init__(self):
+        integer("crop", self.crop, 0), real("rotate", self.rotate, 0, 180)
+
 
 @dataclass(frozen=True)
 class Images:
-    """One split.  pixels: uint8 (N, C, H, W); labels: int64 (N,); mean, std: per channel, in units of 0…1."""
+    """One split.  pixels: uint8 (N, C, H, W); labels: int64 (N,), of any integers; mean, std: per channel, 0…1."""
 
     pixels: Tensor
     labels: Tensor
@@ -57,8 +64,14 @@ class Images:
     std: tuple[float, ...]
 
     def __post_init__(self):
-        if len(self.pixels) == 0 or len(self.pixels) != len(self.labels):
-            raise ValueError(f"a split needs images, one label each; got {len(self.pixels)} images, {len(self.labels)} labels")
+        _check_pixels(self.pixels)
+        _check_labels(self.labels)
+        if not 0 < len(self.pixels) == len(self.labels):
+            found = f"{len(self.pixels)} images, {len(self.labels)} labels"
+            raise InputError(f"a split needs images, one label each; got {found}")
+        object.__setattr__(self, "labels", self.labels.long())
+        integer("labels, which count the classes from 0,", int(self.labels.min()), 0)
+        _check_moments(self.mean, self.std, self.pixels.shape[1])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,11 +109,43 @@ class Images:
         order = torch.from_numpy(rng.permutation(len(self))).to(self.labels.device)
         for start in range(0, max(len(self) - size, 0) + 1, size):
             index = order[start : start + size]
-            yield augmented(self.normalized(self.pixels[index]), augment, rng), self.labels[index]
+            yield self.normalized(augmented(self.pixels[index], augment, rng)), self.labels[index]
+
+
+def _check_pixels(pixels) -> None:
+    if not isinstance(pixels, Tensor):
+        raise InputError(f"{PIXELS}, got a {type(pixels).__name__}; use torch.as_tensor(pixels)")
+    if pixels.dtype != torch.uint8:
+        raise InputError(f"{PIXELS}, got {pixels.dtype}; of values 0…1 use (255 * x).round().to(torch.uint8)")
+    if pixels.dim() != 4 or 0 in pixels.shape[1:]:
+        fix = "; use pixels.unsqueeze(1) for grey images" if pixels.dim() == 3 else ""
+        raise InputError(f"{PIXELS}, got the shape {tuple(pixels.shape)}{fix}")
+
+
+def _check_labels(labels) -> None:
+    if not isinstance(labels, Tensor):
+        raise InputError(f"{LABELS}, got a {type(labels).__name__}; use torch.as_tensor(labels)")
+    if labels.dim() != 1:
+        fix = "labels.argmax(1) if they are one-hot" if labels.shape[1:].numel() > 1 else "labels.flatten()"
+        raise InputError(f"{LABELS}, got the shape {tuple(labels.shape)}; use {fix}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(f"{LABELS}, got {labels.dtype}; use labels.long()")
+
+
+def _check_moments(mean, std, channels: int) -> None:
+    for what, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, (tuple, list)) or len(values) != channels:
+            found = len(values) if isinstance(values, (tuple, list)) else f"a {type(values).__name__}"
+            fix = "; images with the channels last need pixels.permute(0, 3, 1, 2)" if channels > 4 else ""
+            raise InputError(f"{what} must be a tuple of {channels} numbers, one a channel, got {found}{fix}")
+        for value in values:
+            real(f"{what} in units of 0…1", value, 0, 1 if what == "mean" else math.inf)
+    if 0 in std:
+        raise InputError(f"std must be > 0, got {std!r}; use 1.0 for a channel that is constant")
 
 
 def augmented(x: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
-    """x (B, C, H, W) with each image cropped, flipped and rotated on its own."""
+    """x (B, C, H, W), pixels of which 0 is black, with each image flipped, cropped and rotated on its own."""
     b, _, h, w = x.shape
     if augment.flip:
         x = torch.where(_draw(rng.random(b) < 0.5, x).view(b, 1, 1, 1), x.flip(-1), x)
@@ -111,10 +156,11 @@ def augmented(x: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
         channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
         x = F.pad(x, [augment.crop] * 4)[torch.arange(b, device=x.device)[:, None, None, None], channels, rows, columns]
     if augment.rotate:
-        angle = _draw(np.radians(rng.uniform(-augment.rotate, augment.rotate, b)), x).to(x.dtype)
+        angle = _draw(np.radians(rng.uniform(-augment.rotate, augment.rotate, b)), x).float()
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        turn = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(b, 2, 3)
-        x = F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)
+        turn = torch.stack([cos, -sin * h / w, zero, sin * w / h, cos, zero], 1).view(b, 2, 3)
+        grid = F.affine_grid(turn, list(x.shape), align_corners=False)
+        x = F.grid_sample(x.float(), grid, mode="nearest", align_corners=False).to(x.dtype)
     return x
 
 
@@ -165,14 +211,17 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
 
     Raises ValueError for an unknown name, RuntimeError saying what to fetch where a download fails or a file is
     damaged."""
+    if not isinstance(name, str):
+        raise InputError(f"a dataset's name is text, such as 'imagefolder:PATH', got {' '.join(repr(name).split())}")
     if name.startswith("imagefolder:"):
-        return _assemble(public_name(name), *_image_folder(Path(name[12:])))
+        return _assemble(public_name(name), *(_tensors(*split) for split in read_folder(Path(name[12:]))))
     one_of("dataset", name, [*DATASETS, "imagefolder:PATH"])
     return _load_named(name, data_folder(folder).resolve())
 
 
 def fingerprint(name: str) -> str:
-    """That of `load(name)`.  The embedded files are not read for it: what loads has these checksums, so this fingerprint."""
+    """That of `load(name)`.  The embedded files are not read for it: what loads has these checksums, so this
+    fingerprint."""
     embedded = name == "fashion-mnist" and (data_folder() / name).is_dir()
     return FASHION_FINGERPRINT if embedded else load(name).fingerprint
 
@@ -192,25 +241,24 @@ def _assemble(name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tenso
     sample = train[0][:: max(1, len(train[0]) // 6000)].float() / 255
     mean = tuple(round(v, 6) for v in sample.mean((0, 2, 3)).tolist())
     std = tuple(round(max(v, 1e-3), 6) for v in sample.std((0, 2, 3)).tolist())
-    order = torch.from_numpy(keyed_generator("validation split", name).permutation(len(train[0])))
+    content = digest.hexdigest()  # and not the name: it may be another one elsewhere
+    order = torch.from_numpy(keyed_generator("validation split", content).permutation(len(train[0])))
     held = max(1, len(order) // VALIDATION_SHARE)
     whole = Images(*train, mean, std)
     classes = int(max(train[1].max(), test[1].max())) + 1
-    return Dataset(
-        name, whole.take(order[held:]), whole.take(order[:held]), Images(*test, mean, std), classes, digest.hexdigest()
-    )
+    return Dataset(name, whole.take(order[held:]), whole.take(order[:held]), Images(*test, mean, std), classes, content)
 
 
 def _embedded_fashion_mnist(folder: Path):
-    parts = {}
+    parts, restore = {}, "restore it with: git checkout -- data/fashion-mnist"
     for name, expected in FASHION_SHA256.items():
         path = folder / f"{name}.gz"
         try:
             raw = gzip.decompress(path.read_bytes())
         except (OSError, EOFError) as error:
-            raise RuntimeError(f"cannot read {path} ({error}); restore it with: git checkout -- data/fashion-mnist") from None
+            raise RunError(f"cannot read {path} ({error}); {restore}") from None
         if hashlib.sha256(raw).hexdigest() != expected:
-            raise RuntimeError(f"{path} is damaged (wrong SHA-256); restore it with: git checkout -- data/fashion-mnist")
+            raise RunError(f"{path} is damaged (wrong SHA-256); {restore}")
         dims = [int(d) for d in np.frombuffer(raw, ">i4", raw[3], offset=4)]  # IDX: byte 3 counts the dimensions
         parts[name] = torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * len(dims)).reshape(dims).copy())
     return tuple(
@@ -236,11 +284,11 @@ def _torchvision(name: str, folder: Path):
                     shutil.rmtree(folder / part.name, ignore_errors=True)
                     os.replace(part, folder / part.name)
         except Exception as error:  # torchvision raises anything from URLError to RuntimeError here
-            what = getattr(cls, "url", None) or "its four .gz files of " + " or ".join(getattr(cls, "mirrors", ["torchvision"]))
+            what = getattr(cls, "url", None) or "its four .gz files of " + " or ".join(getattr(cls, "mirrors", ()))
             where = folder if hasattr(cls, "url") else folder / cls.__name__ / "raw"
-            raise RuntimeError(
-                f"cannot download {name} ({' '.join(str(error).split())}); fetch {what}, put it into {where}, or name another folder "
-                f"with --data-dir or {DATA_VARIABLE}"
+            raise RunError(
+                f"cannot download {name} ({' '.join(str(error).split())}); fetch {what}, put it into {where}, "
+                f"or name another folder with --data-dir or {DATA_VARIABLE}"
             ) from None
         splits = [cls(folder, train=train, download=False) for train in (True, False)]
     return tuple(_tensors(split.data, split.targets) for split in splits)
@@ -250,24 +298,3 @@ def _tensors(data, targets) -> tuple[Tensor, Tensor]:
     pixels = torch.as_tensor(data)
     pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2).contiguous()
     return pixels, torch.as_tensor(targets, dtype=torch.long)
-
-
-def _image_folder(path: Path):
-    """PATH/train/CLASS/*, PATH/test/CLASS/*: RGB images of one size, classes in alphabetical order."""
-    from torchvision.datasets import ImageFolder
-
-    splits, classes = [], None
-    for split in ("train", "test"):
-        try:
-            found = ImageFolder(path / split)
-        except (FileNotFoundError, OSError):
-            raise ValueError(f"no images under {path / split}; imagefolder:PATH needs PATH/train/CLASS/* and PATH/test/CLASS/*") from None
-        if classes not in (None, found.classes):
-            raise ValueError(f"{path}: train has the classes {classes}, test has {found.classes}; they must be the same")
-        classes = found.classes
-        arrays = [np.asarray(image) for image, _ in found]
-        sizes = sorted({a.shape[:2] for a in arrays})
-        if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
-            raise ValueError(f"{path / split}: images must be square and of one size, got {sizes[:3]}; resize them first")
-        splits.append(_tensors(np.stack(arrays), found.targets))
-    return splits
