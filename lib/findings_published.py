@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .checks import InputError
 from .data import ROOT
 from .findings import exactly
 from .networks import NAMES
@@ -24,32 +26,43 @@ TOLERANCE = 1.5  # points
 FIGURES = ROOT / "figures"
 PUBLISHED = "07_published"  # the figure whose CSV keeps the rows that were run
 EFFECTS = "07_effects"
+ANSWERS = ("03_gain", "05_loss")  # the figures that answer the abstract
 SMALL = 0.5  # points
 IDENTITY = ["network", "width", "dataset", "bits", "method", "sigma"]
 OURS = ["profile", "mean", "low", "high", "q05", "seeds", "chips"]
 
 
 def repeated(table: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """A row a repeated figure: mean over seeds of the mean over chips (%), its t interval over seeds (NaN where there is
-    one), mean over seeds of the 5% quantile, seeds, chips a seed."""
+    """A row a repeated figure: mean over seeds of the mean over chips (%), its t interval over seeds (NaN where there
+    is one), mean over seeds of the 5% quantile, seeds, chips a seed."""
     kinds = {how.network: kind for kind, how in PROTOCOLS.items()}
     datasets = {row.network: row.dataset for row in reported()}
-    rows = []
-    for (network, width, bits, method, sigma), group in table.groupby(["network", "width", "bits", "method", "sigma"], sort=False):
+    rows, by = [], ["network", "width", "bits", "method", "sigma"]
+    for (network, width, bits, method, sigma), group in table.groupby(by, sort=False):
         by_seed = group.groupby("seed").accuracy
         found = mean(by_seed.mean())
         identity = (kinds[network], width, datasets[kinds[network]], bits, method, round(sigma, 9))
-        numbers = (profile, found.value, found.low, found.high, by_seed.quantile(0.05).mean(), by_seed.ngroups, int(by_seed.size().min()))
+        count = by_seed.quantile(0.05).mean(), by_seed.ngroups, int(by_seed.size().min())
+        numbers = (profile, found.value, found.low, found.high, *count)
         rows.append(dict(zip(IDENTITY, identity)) | dict(zip(OURS, numbers)))
     return pd.DataFrame(rows, columns=[*IDENTITY, *OURS])
 
 
+def _kept(kind: str) -> list[Path]:
+    """What the last runs of `reduced` and `paper` left of the figure whose rows they measured."""
+    paths = [FIGURES / name / f"{PUBLISHED}.{kind}" for name, profile in PROFILES.items() if profile.published]
+    return [path for path in paths if path.exists()]
+
+
 def committed() -> pd.DataFrame:
     """The rows that the committed runs of `reduced` and `paper` repeated."""
-    kept = [FIGURES / name / f"{PUBLISHED}.csv" for name, profile in PROFILES.items() if profile.published]
-    frames = [pd.read_csv(path) for path in kept if path.exists()]
-    frames = [frame.rename(columns=lambda c: c.removeprefix("ours_"))[[*IDENTITY, *OURS]].dropna(subset="mean") for frame in frames]
-    return pd.concat(frames, ignore_index=True).drop_duplicates(IDENTITY, keep="last") if frames else pd.DataFrame(columns=[*IDENTITY, *OURS])
+    columns, frames = [*IDENTITY, *OURS], []
+    for path in _kept("csv"):
+        frame = pd.read_csv(path).rename(columns=lambda c: c.removeprefix("ours_"))
+        frames.append(frame[columns].dropna(subset="mean"))
+    if not frames:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True).drop_duplicates(IDENTITY, keep="last")
 
 
 def compared(ours: pd.DataFrame) -> pd.DataFrame:
@@ -59,7 +72,8 @@ def compared(ours: pd.DataFrame) -> pd.DataFrame:
     published = published.rename(columns={name: f"reported_{name}" for name in ("mean", "q05", "chips")})
     table = published.merge(ours.rename(columns={name: f"ours_{name}" for name in OURS}), on=IDENTITY, how="left")
     table["difference"] = table.ours_mean - table.reported_mean
-    table["verdict"] = np.select([table.ours_mean.isna(), table.difference.abs() <= TOLERANCE], ["not run", "agrees"], "differs")
+    near = table.difference.abs() <= TOLERANCE
+    table["verdict"] = np.select([table.ours_mean.isna(), near], ["not run", "agrees"], "differs")
     return table[[c for c in table if c not in ("verdict", "source")] + ["verdict", "source"]]
 
 
@@ -67,23 +81,38 @@ def newest(fresh: pd.DataFrame, profile: str) -> pd.DataFrame:
     """Committed rows, with those just measured (the table of `engine.collect`) in the place of their predecessors."""
     if not len(fresh):
         return committed()
-    return pd.concat([committed(), repeated(fresh, profile)], ignore_index=True).drop_duplicates(IDENTITY, keep="last")
+    both = pd.concat([committed(), repeated(fresh, profile)], ignore_index=True)
+    return both.drop_duplicates(IDENTITY, keep="last")
+
+
+def keys_of(tables: Iterable[pd.DataFrame], figure: str) -> list[str]:
+    """Of the results in tables of `engine.collect`; where nothing was measured, of those in the committed `figure`."""
+    if found := {key for table in tables for key in table.get("key", ())}:
+        return sorted(found)
+    return _results(_kept("json") if figure == PUBLISHED else [_committed("reduced", figure, "json")])
+
+
+def _results(records: Iterable[Path]) -> list[str]:
+    return sorted({key for path in records for key in json.loads(path.read_text("utf-8"))["results"]})
 
 
 def published_claims(table: pd.DataFrame) -> list[Claim]:
     """What the published figures say among themselves: QAVAT lies above QAT at most of their operating points."""
-    means = table.pivot(index=["network", "width", "bits", "sigma"], columns="method", values="reported_mean").dropna(subset=["QAT", "QAVAT"])
+    means = table.pivot(index=["network", "width", "bits", "sigma"], columns="method", values="reported_mean")
+    means = means.dropna(subset=["QAT", "QAVAT"])
     share = exactly(100 * float((means.QAVAT > means.QAT).mean()))  # no interval: one QAT network serves many points
-    return [Claim("the published QAVAT lies above the published QAT at most operating points (% of them)", f"{len(means)} points, one seed each", share, 50.0, of="table")]
+    text = "the published QAVAT lies above the published QAT at most operating points (% of them)"
+    return [Claim(text, f"{len(means)} points, one seed each", share, 50.0, of="table")]
 
 
 def agreement_claims(table: pd.DataFrame) -> list[Claim]:
     """One claim a repeated figure: the distance to the published mean leaves room below the tolerance."""
-    claims = []
+    claims, text = [], f"within {TOLERANCE:g} points of the published figure (points to spare)"
     for row in table[table.verdict != "not run"].itertuples():
-        distance = Estimate(row.difference, row.ours_low - row.reported_mean, row.ours_high - row.reported_mean, int(row.ours_seeds))
+        ends = row.ours_low - row.reported_mean, row.ours_high - row.reported_mean
+        room = _room(Estimate(row.difference, *ends, int(row.ours_seeds)), TOLERANCE)
         point = f"{row.network} ×{row.width:g} {row.bits} {row.method}, σ {row.sigma:g}"
-        claims.append(Claim(f"within {TOLERANCE:g} points of the published figure (points to spare)", point, _room(distance, TOLERANCE), of="seeds"))
+        claims.append(Claim(text, point, room, of="seeds"))
     return claims
 
 
@@ -95,30 +124,32 @@ def _room(distance: Estimate, limit: float) -> Estimate:
 
 
 def effects(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """change, mean (%), effect with its interval (points against the unchanged training, paired over chips), n_chips; of
-    `tables` (change → table of `engine.collect`), or as committed with `reduced` where there are none."""
+    """change, mean (%), effect with its interval (points against the unchanged training, paired over chips), n_chips;
+    of `tables` (change → table of `engine.collect`), or as committed with `reduced` where there are none."""
     if not tables:
         return pd.read_csv(_committed("reduced", EFFECTS, "csv"))
     values = {change: table.sort_values("chip").accuracy.to_numpy() for change, table in tables.items()}
     rows = []
     for change, found in values.items():
         e = paired_difference(found, values[UNCHANGED])
-        rows.append({"change": change, "mean": found.mean(), "effect": e.value, "effect_low": e.low, "effect_high": e.high, "n_chips": e.n})
+        effect = {"effect": e.value, "effect_low": e.low, "effect_high": e.high, "n_chips": e.n}
+        rows.append({"change": change, "mean": found.mean()} | effect)
     return pd.DataFrame(rows)
 
 
 def effect_claims(table: pd.DataFrame, point: str) -> list[Claim]:
     """One claim a change: it moves the mean by less than `SMALL` points."""
     text = f"the mean moves by less than {SMALL:g} points (points to spare)"
-    changed = table[table.change != UNCHANGED].itertuples()
-    return [
-        Claim(f"{row.change}: {text}", point, _room(Estimate(row.effect, row.effect_low, row.effect_high, row.n_chips), SMALL))
-        for row in changed
-    ]
+    claims = []
+    for row in table[table.change != UNCHANGED].itertuples():
+        room = _room(Estimate(row.effect, row.effect_low, row.effect_high, row.n_chips), SMALL)
+        claims.append(Claim(f"{row.change}: {text}", point, room))
+    return claims
 
 
 def lines(table: pd.DataFrame):
-    """((network, width, bits), {method: rows by σ}) of what was run, in the order of the file; LeNet-5 where nothing was."""
+    """((network, width, bits), {method: rows by σ}) of what was run, in the order of the file; LeNet-5 where nothing
+    was."""
     run = table[table.groupby(["network", "width", "bits"]).ours_mean.transform("count") > 0]
     run = run if len(run) else table[table.network == "LeNet-5"]
     for case, rows in run.groupby(["network", "width", "bits"], sort=False):
@@ -128,18 +159,22 @@ def lines(table: pd.DataFrame):
 # -- the three claims -----------------------------------------------------------------------------------------
 
 
-def results_of(profile: str) -> tuple[str, list[str]]:
-    """(profile whose committed figures answer, keys of the results they stand on): this one, or `quick`."""
-    needed = ("03_gain", "05_loss")
-    name = profile if all((FIGURES / profile / f"{figure}.json").exists() for figure in needed) else "quick"
-    records = [json.loads(_committed(name, figure, "json").read_text("utf-8")) for figure in needed]
-    return name, sorted({key for record in records for key in record["results"]})
+def answering(profile: str) -> str:
+    """The profile whose committed figures answer: this one where it has them, else `quick`."""
+    own = all((FIGURES / profile / f"{figure}.json").exists() for figure in ANSWERS)
+    return profile if own else "quick"
+
+
+def results_of(profile: str) -> list[str]:
+    """Keys of the results on which those figures of a profile stand."""
+    return _results(_committed(profile, figure, "json") for figure in ANSWERS)
 
 
 def _committed(profile: str, figure: str, kind: str) -> Path:
     path = FIGURES / profile / f"{figure}.{kind}"
     if not path.exists():
-        raise ValueError(f"no committed figure {path.relative_to(ROOT)}; make it with ./run_all.sh --profile {profile} --only {figure[:2]}")
+        command = f"./run_all.sh --profile {profile} --only {figure[:2]}"
+        raise InputError(f"no committed figure {path.relative_to(ROOT)}; make it with {command}")
     return path
 
 
@@ -147,7 +182,7 @@ def three_claims(profile: str) -> pd.DataFrame:
     """claim, network, case, value with interval (points), chips: what the committed figures of a profile say of each
     statement of the abstract.  Claim 1: the smaller gain of QAVAT over its two alternatives at the largest σ.  2 and 3:
     loss of QAVAT against QAT on an ideal chip at a between share of one half, untuned and tuned by reference cells."""
-    gain, loss = (pd.read_csv(_committed(profile, figure, "csv")) for figure in ("03_gain", "05_loss"))
+    gain, loss = (pd.read_csv(_committed(profile, figure, "csv")) for figure in ANSWERS)
     rows = []
     top = gain[gain.sigma == gain.sigma.max()]
     for (network, bits), both in top.groupby(["network", "bits"], sort=False):
@@ -165,7 +200,7 @@ def _row(claim: int, network: str, case: str, found: pd.Series, name: str) -> di
 
 
 def statement_claims(table: pd.DataFrame, below: float) -> list[Claim]:
-    """The statements, not the numbers: a gain above 0, an untuned loss above `below`, a tuned loss below it (points)."""
+    """The statements, not the numbers: a gain above 0, an untuned loss above `below`, a tuned one below it (points)."""
     texts = {
         1: ("QAVAT beats the better of QAT and PTQ-VAT (points)", 0.0, 1),
         2: (f"training alone leaves a loss above {below:g} points (points)", below, 1),

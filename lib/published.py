@@ -1,9 +1,19 @@
 """The published accuracies of data/reported.csv, and the training and measurement that repeats each.
 
-Protocol of [code 2021]: `legacy` quantizers, random start, its schedules and augmentation, final-epoch weights, moving BN
-averages, one network a σ, 1,000 chips on the whole test set.  Ours differs in: a twelfth of the training images is held
-out (validation split), normalization by this training set's own moments, classifiers of VGG-11 and ResNet-18 with a
-digital bias, chips and initial weights from other random numbers.
+Protocol of [code 2021]: `legacy` quantizers, random start, its schedules, crops with black borders, rotations to the
+nearest pixel, final-epoch weights, moving BN averages, one network a σ, 1,000 chips on the whole test set.  Ours
+differs in:
+
+- a twelfth of the training images is held out (validation split);
+- normalization by this training set's own moments; the standard deviations published for CIFAR-10 are 0.20, where
+  those of its pixels are 0.25;
+- images are flipped before they are cropped, not after, which has the same distribution;
+- classifiers of VGG-11 and ResNet-18 with a digital bias;
+- BN statistics of PTQ-VAT: theirs are moving averages over one epoch of augmented images in training mode; ours are
+  plain averages over one pass of images as they are.  The quantizers' running maxima move along in both;
+- VGG-11 A5W5: its figures are of 7 May 2021, when the scale of weights was a running maximum and weights were not
+  rounded to the nearest level; repeated here with the line search that took its place;
+- chips, minibatches and initial weights from other random numbers.
 """
 
 from __future__ import annotations
@@ -35,15 +45,17 @@ class Protocol:
 
 PROTOCOLS = {
     "LeNet-5": Protocol(
-        "lenet5-classic", "mnist", Recipe(epochs=91, optimizer="adam", lr=1e-3, period=30, decay=0.1, **_PLAIN), "legacy-may"
+        "lenet5-classic", "mnist", Recipe(epochs=91, optimizer="adam", lr=1e-3, period=30, decay=0.1, **_PLAIN),
+        "legacy-may",
     ),
     "VGG-11": Protocol(
-        "vgg11", "cifar10", Recipe(epochs=181, optimizer="adam", lr=1e-3, period=60, decay=0.1, augment=_CIFAR10, **_PLAIN), "legacy"
+        "vgg11", "cifar10",
+        Recipe(epochs=181, optimizer="adam", lr=1e-3, period=60, decay=0.1, augment=_CIFAR10, **_PLAIN), "legacy",
     ),
     "ResNet-18": Protocol(
         "resnet18", "cifar100", Recipe(epochs=241, lr=0.1, period=60, decay=0.2, augment=_CIFAR100, **_PLAIN), "legacy"
     ),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,8 +82,8 @@ class Reported:
         """The training that the row speaks of; QAT is one network for every σ."""
         how, noisy = PROTOCOLS[self.network], self.method != "QAT"
         return Trial(
-            how.dataset, how.network, self.method, how.recipe, str(Bits.parse(self.bits)), Variation(self.sigma if noisy else 0.0),
-            width=self.width, seed=seed, quantizers=how.quantizers,
+            how.dataset, how.network, self.method, how.recipe, str(Bits.parse(self.bits)),
+            Variation(self.sigma if noisy else 0.0), width=self.width, seed=seed, quantizers=how.quantizers,
         )  # fmt: skip
 
     def measurement(self, chips: int, seed: int = 0) -> Measurement:

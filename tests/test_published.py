@@ -1,14 +1,26 @@
 """Published figures, the runs that repeat them, and how the two are compared."""
 
 import csv
+import io
+import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib import costs, engine, findings_published, studies
+from conftest import ROOT
+from lib import costs, engine, figures, findings_published, studies
 from lib.profiles import PROFILES, profile
 from lib.published import PROTOCOLS, abstract, reported, variants
+
+FIGURES = ROOT / "figures"
+
+
+def committed_figures(stem):
+    """The committed tables of this name, one a profile."""
+    found = sorted(FIGURES.glob(f"*/{stem}.csv"))
+    assert found, f"no {stem}.csv under {FIGURES}"
+    return [pytest.param(path, id=path.parent.name) for path in found]
 
 
 def test_reported_figures_are_whole_and_sourced():
@@ -24,15 +36,17 @@ def test_reported_figures_are_whole_and_sourced():
 def test_a_row_names_its_training():
     row = next(r for r in reported() if r.method == "QAVAT" and r.network == "VGG-11")
     trial, how = row.trial(seed=2), PROTOCOLS["VGG-11"]
-    assert trial.start is None and trial.variation.within == row.sigma and trial.quantizers == "legacy" and trial.seed == 2
-    assert how.recipe.augment.flip and how.recipe.bn_draws == 0 and how.recipe.weight_decay == 0 and trial.recipe is how.recipe
+    assert trial.start is None and trial.variation.within == row.sigma
+    assert trial.quantizers == "legacy" and trial.seed == 2 and trial.recipe is how.recipe
+    assert how.recipe.augment.flip and how.recipe.bn_draws == 0 and how.recipe.weight_decay == 0
     oblivious = {r.trial() for r in reported() if r.method == "QAT" and r.network == "LeNet-5"}
     assert len(oblivious) == 1  # one network for every σ
 
 
 def test_profiles_repeat_what_they_say():
     wanted = studies.published(profile("reduced"))
-    assert {(m.trial.network, m.trial.width) for m in wanted} == {("lenet5-classic", 1.0), ("vgg11", 0.25), ("resnet18", 0.25)}
+    sizes = {("lenet5-classic", 1.0), ("vgg11", 0.25), ("resnet18", 0.25)}
+    assert {(m.trial.network, m.trial.width) for m in wanted} == sizes
     assert all(m.chips == 300 and m.images is None and m.images_per_chip is None for m in wanted)
     everything = studies.published(profile("paper"))
     assert len(everything) == sum(r.repeatable for r in reported()) and studies.published(profile("quick")) == []
@@ -41,7 +55,8 @@ def test_profiles_repeat_what_they_say():
 def test_a_profile_of_some_networks(monkeypatch):
     monkeypatch.setenv("ANALOG_PIM_NETWORKS", "lenet5-classic, vgg11")
     chosen = profile("reduced")
-    assert [s.network for s in chosen.settings] == ["vgg11"] and chosen.published == (("LeNet-5", 1.0), ("VGG-11", 0.25))
+    assert [s.network for s in chosen.settings] == ["vgg11"]
+    assert chosen.published == (("LeNet-5", 1.0), ("VGG-11", 0.25))
     monkeypatch.setenv("ANALOG_PIM_SEEDS", "0,2")
     assert profile("reduced").seeds == (0, 2) and profile("reduced", seeds="1").seeds == (1,)
     monkeypatch.setenv("ANALOG_PIM_NETWORKS", "lenet")
@@ -52,7 +67,7 @@ def test_a_profile_of_some_networks(monkeypatch):
 def counts(row, accuracies):
     """What `engine.collect` gives for a row: (seed, chips) of accuracies."""
     frames = [
-        pd.DataFrame({"chip": range(len(values)), "accuracy": values}).assign(**row.measurement(len(values), seed).row())
+        pd.DataFrame({"chip": range(len(values)), "accuracy": values, **row.measurement(len(values), seed).row()})
         for seed, values in enumerate(accuracies)
     ]
     return pd.concat(frames, ignore_index=True)
@@ -78,7 +93,8 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     folder.mkdir()
     table.to_csv(folder / "07_published.csv", index=False)
     again = findings_published.newest(counts(row, [[90.0, 91.0]]), "reduced")
-    assert len(again) == 2 and again.set_index("method").loc["QAT"].seeds.tolist() == [2.0, 1.0] and again["mean"].iloc[-1] == 90.5
+    assert len(again) == 2 and again["mean"].iloc[-1] == 90.5
+    assert again.set_index("method").loc["QAT"].seeds.tolist() == [2.0, 1.0]
     assert len(list(findings_published.lines(table))) == 1
     lonely = findings_published.agreement_claims(findings_published.compared(again))[0]
     assert lonely.estimate.n == 1 and lonely.verdict == "inconclusive"  # one seed decides nothing
@@ -87,13 +103,14 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
 def test_a_variant_changes_one_thing():
     base, *others = variants().values()
     names = [{name for name, value in vars(trial).items() if value != vars(base)[name]} for trial in others]
-    assert names == [{"train_images"}, {"quantizers"}, {"quantizers"}] and (base.recipe.epochs, base.recipe.period) == (31, 10)
+    assert names == [{"train_images"}, {"quantizers"}, {"quantizers"}]
+    assert (base.recipe.epochs, base.recipe.period) == (31, 10)
     assert studies.variants(profile("quick")) == {} and len(studies.variants(profile("reduced"))) == 4
 
 
 def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
-    tables = {name: pd.DataFrame({"chip": [1, 0, 2], "accuracy": values}) for name, values in
-              {"unchanged": [90.0, 80.0, 85.0], "one": [90.2, 80.1, 85.3], "two": [88.0, 78.5, 83.0]}.items()}  # fmt: skip
+    values = {"unchanged": [90.0, 80.0, 85.0], "one": [90.2, 80.1, 85.3], "two": [88.0, 78.5, 83.0]}
+    tables = {name: pd.DataFrame({"chip": [1, 0, 2], "accuracy": accuracy}) for name, accuracy in values.items()}
     found = findings_published.effects(tables).set_index("change")
     assert found.loc["one", "effect"] == pytest.approx(0.2) and found.loc["two", "effect"] == pytest.approx(-11 / 6)
     assert (found.loc["unchanged", ["effect", "effect_low", "effect_high"]] == 0).all() and (found.n_chips == 3).all()
@@ -105,11 +122,97 @@ def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
         findings_published.effects({})
 
 
-def test_without_committed_figures_the_fix_is_named(tmp_path, monkeypatch):
+def test_without_committed_figures_the_fix_is_named(monkeypatch):
     monkeypatch.setattr(findings_published, "FIGURES", findings_published.ROOT / "no-figures")
-    with pytest.raises(ValueError, match="no committed figure no-figures/quick/03_gain.json; make it with ./run_all.sh"):
+    with pytest.raises(ValueError, match="no committed figure no-figures/quick/03_gain.json; make it with ./run_all"):
         findings_published.results_of("quick")
-    assert len(findings_published.committed()) == 0
+    assert findings_published.answering("reduced") == "quick"
+    assert len(findings_published.committed()) == 0 and findings_published.keys_of([], "07_published") == []
+
+
+def test_a_profile_answers_for_itself_once_it_has_both_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings_published, "FIGURES", tmp_path)
+    (tmp_path / "reduced").mkdir()
+    for figure, keys in (("03_gain", ["b", "a"]), ("05_loss", ["b", "c"])):
+        assert findings_published.answering("reduced") == "quick"
+        (tmp_path / "reduced" / f"{figure}.json").write_text(json.dumps({"results": keys}))
+    assert findings_published.answering("reduced") == "reduced"
+    assert findings_published.results_of("reduced") == ["a", "b", "c"]
+
+
+def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch):
+    """Those just measured; those of the committed figure of which it repeats the numbers where nothing was."""
+    monkeypatch.setattr(findings_published, "FIGURES", tmp_path)
+    for profile_name, figure, keys in (
+        ("reduced", "07_published", ["p"]), ("paper", "07_published", ["q"]), ("quick", "07_published", ["no"]),
+        ("reduced", "07_effects", ["e"]),
+    ):  # fmt: skip
+        (tmp_path / profile_name).mkdir(exist_ok=True)
+        (tmp_path / profile_name / f"{figure}.json").write_text(json.dumps({"results": keys}))
+    assert findings_published.keys_of([pd.DataFrame()], "07_published") == ["p", "q"]
+    assert findings_published.keys_of({}.values(), "07_effects") == ["e"]
+    measured = [pd.DataFrame({"key": ["z", "z"]}), pd.DataFrame({"key": ["y"]})]
+    assert findings_published.keys_of(measured, "07_effects") == ["y", "z"]
+
+
+@pytest.mark.parametrize("name", ["quick", "reduced", "smoke"])
+def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path, monkeypatch):
+    """The notebook, cell by cell, where nothing is measured; a figure of reduced must not show the numbers of quick."""
+    shown, tables = {}, []
+    monkeypatch.setattr(figures, "publish", lambda fig, figure, data, **record: shown.update({figure: record}))
+    monkeypatch.setattr(figures, "show_table", tables.append)
+    monkeypatch.setattr(studies, "published", lambda profile, seed: [])
+    monkeypatch.setattr(studies, "variants", lambda profile: {})
+    monkeypatch.setattr(engine, "collect", lambda measurements: pd.DataFrame())
+    cells = json.loads((ROOT / "notebooks" / "07_paper_versus_ours.ipynb").read_text("utf-8"))["cells"]
+    cells = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    scope = {"PROFILE": name, "SEED": 0}
+    for cell in cells[1:]:
+        exec(cell, scope)
+    own = (FIGURES / name / "03_gain.json").exists()
+    assert set(shown) == {"07_published", "07_effects"} | ({"07_claims"} if own else set())
+    assert any(list(table) == list(scope["claims"]) for table in tables) != own
+    assert all(record["profile"].name == name and record["keys"] and record["claims"] for record in shown.values())
+
+
+@pytest.mark.parametrize("path", committed_figures("07_claims"))
+def test_committed_claims_are_those_of_the_committed_figures_beside_them(path):
+    expected, claims = io.StringIO(), findings_published.three_claims(path.parent.name)
+    claims.to_csv(expected, index=False, float_format="%.6g", lineterminator="\n")
+    assert path.read_text("utf-8") == expected.getvalue()
+    record = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    assert record["results"] == findings_published.results_of(path.parent.name)
+
+
+@pytest.mark.parametrize("path", committed_figures("07_published"))
+def test_committed_comparisons_show_the_reported_figures(path):
+    table = pd.read_csv(path)
+    expected = pd.DataFrame(vars(row) for row in reported())
+    for column in ("network", "width", "dataset", "bits", "method", "sigma"):
+        assert table[column].tolist() == expected[column].tolist()
+    for column in ("mean", "q05", "chips"):
+        assert table[f"reported_{column}"].tolist() == expected[column].tolist()
+
+
+@pytest.mark.parametrize("path", committed_figures("07_published"))
+def test_committed_comparisons_show_the_figures_of_the_profile_that_measured_them(path):
+    columns = [*findings_published.IDENTITY, *(f"ours_{name}" for name in findings_published.OURS)]
+    run = pd.read_csv(path, dtype=str).dropna(subset="ours_mean")
+    for owner, rows in run.groupby("ours_profile"):
+        theirs = pd.read_csv(FIGURES / owner / path.name, dtype=str)
+        theirs = theirs[theirs.ours_profile == owner]
+        assert PROFILES[owner].published and rows[columns].merge(theirs[columns]).shape == rows[columns].shape
+    assert PROFILES[path.parent.name].published or len(run) == len(findings_published.committed())
+    numbers = run.astype({name: float for name in ("ours_mean", "reported_mean", "difference")})
+    assert (numbers.difference - (numbers.ours_mean - numbers.reported_mean)).abs().max() < 1e-4
+    near = numbers.difference.abs() <= findings_published.TOLERANCE
+    assert (numbers.verdict == np.where(near, "agrees", "differs")).all()
+
+
+@pytest.mark.parametrize("path", committed_figures("07_effects"))
+def test_committed_effects_are_those_of_the_profile_that_measured_them(path):
+    owner = path.parent.name if studies.variants(profile(path.parent.name)) else "reduced"
+    assert path.read_bytes() == (FIGURES / owner / path.name).read_bytes()
 
 
 def test_statements_are_judged_by_their_intervals():
@@ -135,7 +238,8 @@ def test_shapes_are_those_of_the_data():
     from lib import load
 
     data = load("fashion-mnist")
-    assert costs.shape("fashion-mnist") == costs.Shape(data.channels, data.classes, data.size, len(data.train), len(data.test))
+    shape = costs.Shape(data.channels, data.classes, data.size, len(data.train), len(data.test))
+    assert costs.shape("fashion-mnist") == shape
 
 
 def test_the_committed_table_is_that_of_the_file():
