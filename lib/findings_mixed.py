@@ -27,7 +27,7 @@ def indexed(table: pd.DataFrame) -> Results:
     keyed["tested"] = list(zip(table.law.where(table.sigma > 0, "proportional"), table.sigma_within, table.sigma_between, table.layers))
     for identity, keys in keyed.groupby([*IDENTITY, "seed"]).key.unique().items():
         if len(keys) > 1:
-            raise ValueError(f"{len(keys)} results share the identity {identity}; give the tunings labels that differ")
+            raise InputError(f"{len(keys)} results share the identity {identity}; give the tunings labels that differ")
     by_chip = keyed.groupby([*IDENTITY, "chip"], sort=True).accuracy.mean()
     return {key: values.to_numpy() for key, values in by_chip.groupby(IDENTITY)}
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import integer, one_of, real
+from .checks import InputError, integer, one_of, real
 
 
 class Pad(nn.Module):
@@ -110,7 +110,7 @@ def build(name: str, channels: int, classes: int, size: int, width: float = 1.0,
     width = real("width", width, 1 / 64)
     if size < smallest or (largest and size > largest):
         allowed = f"at least {smallest}×{smallest}" if not largest else f"{smallest}×{smallest} to {largest}×{largest}"
-        raise ValueError(f"{name} takes images of {allowed}, got {size}×{size}; resize them or choose another network")
+        raise InputError(f"{name} takes images of {allowed}, got {size}×{size}; resize them or choose another network")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return builder(channels, classes, size, width)

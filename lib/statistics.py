@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checks import real
+from .checks import InputError, real
 
 LEVEL = 0.95
 MIN_FOR_QUANTILE = 72  # 0.95^72 < 0.025: below that no order statistic bounds the 5% quantile from below
@@ -70,7 +70,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
     """Mean of a − b over the same chips, t interval.  Raises ValueError where the two do not pair up."""
     x, y = _values(a), _values(b)
     if x.shape != y.shape:
-        raise ValueError(f"paired values need the same chips, got {len(x)} and {len(y)}")
+        raise InputError(f"paired values need the same chips, got {len(x)} and {len(y)}")
     return mean(x - y)
 
 
@@ -125,7 +125,7 @@ def proportion(successes: int, n: int) -> Estimate:
     from scipy.stats import binomtest
 
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"a proportion needs 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
+        raise InputError(f"a proportion needs 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
     interval = binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="wilson")
     return Estimate(successes / n, float(interval.low), float(interval.high), int(n))
 
@@ -174,7 +174,7 @@ def variance_components(values: np.ndarray) -> tuple[float, float]:
     σ_W² = MS_within, σ_B² = (MS_between − MS_within)/cells, floored at 0."""
     x = np.asarray(values, float)
     if x.ndim != 2 or min(x.shape) < 2:
-        raise ValueError(f"variance components need ≥ 2 chips × ≥ 2 cells, got an array of shape {x.shape}")
+        raise InputError(f"variance components need ≥ 2 chips × ≥ 2 cells, got an array of shape {x.shape}")
     within = float(x.var(axis=1, ddof=1).mean())
     between = float(x.mean(axis=1).var(ddof=1)) - within / x.shape[1]
     return math.sqrt(within), math.sqrt(max(0.0, between))
@@ -183,5 +183,5 @@ def variance_components(values: np.ndarray) -> tuple[float, float]:
 def _values(values: Sequence[float]) -> np.ndarray:
     x = np.asarray(values, float)
     if x.ndim != 1 or len(x) == 0 or not np.isfinite(x).all():
-        raise ValueError(f"statistics need a list of ≥ 1 finite numbers, got shape {x.shape}")
+        raise InputError(f"statistics need a list of ≥ 1 finite numbers, got shape {x.shape}")
     return x

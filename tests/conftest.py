@@ -53,6 +53,12 @@ def environment(folder: Path) -> dict[str, str]:
     return clean | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def replaced(text: str, old: str, new: str, count: int = -1) -> str:
+    """`text` with `new` for `old`, which must be there: else a test of the difference tests nothing."""
+    assert old in text, f"{old!r} is not in the text"
+    return text.replace(old, new, count)
+
+
 # every kind of layer that self-tuning must serve
 LAYERS = {
     "linear": lambda: nn.Linear(12, 7),

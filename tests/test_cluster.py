@@ -11,6 +11,7 @@ import pytest
 
 from conftest import ROOT
 from lib import cluster, engine, studies, workers
+from lib.checks import InputError, RunError
 from lib.profiles import profile
 from lib.store import Store
 
@@ -121,8 +122,9 @@ def test_jobs(monkeypatch):
     assert cluster.jobs() >= 1 and cluster.jobs(3) == 3
     monkeypatch.setenv("ANALOG_PIM_JOBS", "2")
     assert cluster.jobs() == 2
-    with pytest.raises(ValueError, match="from 0 to 256, got 'many'"):
-        cluster.jobs("many")
+    for number in ("many", "²"):
+        with pytest.raises(InputError, match=f"from 0 to 256, got '{number}'"):
+            cluster.jobs(number)
 
 
 def test_workers_that_die_while_starting_are_started_again(monkeypatch):
@@ -142,3 +144,100 @@ def test_workers_that_die_while_starting_are_started_again(monkeypatch):
     monkeypatch.setattr(distributed, "LocalCluster", lambda **_: (_ for _ in ()).throw(RuntimeError("Nanny failed to start.")))
     with pytest.raises(RuntimeError, match="died 3 times while starting .*--jobs 1"):
         cluster._started(2)
+
+
+# a run of one's own, with an estimator that only this script has
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+from lib import Recipe, Variation, engine
+from lib.selftuning import ReadOnce, SelfTuning
+from lib.trials import Measurement, Trial
+
+@dataclass(frozen=True)
+class Part(ReadOnce):
+    share: float
+    label = "part"
+
+    def estimate(self, chip, variation):
+        return self.share * variation.shared(chip)
+
+recipe = Recipe(epochs=1, batch_size=32, bn_draws=2)
+trial = Trial("fashion-mnist", "lenet5", "QAVAT", recipe, "A4W2", Variation(0.3), width=0.5, train_images=64)
+tuned = Measurement(trial, Variation(0.1, 0.3), 3, 20, tuning=SelfTuning(Part(0.5)))
+main = sys.modules["__main__"]
+before = main.__file__, main.__spec__
+print(engine.collect([tuned], progress=False).to_csv())
+assert (main.__file__, main.__spec__) == before
+"""
+
+
+@pytest.fixture(scope="module")
+def in_one_process(tmp_path_factory):
+    return script(tmp_path_factory.mktemp("script"), "file", 0)
+
+
+def script(folder, source, jobs):
+    """What SCRIPT prints, run from a file without a guard or from standard input."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ANALOG_PIM_JOBS": str(jobs), "ANALOG_PIM_CACHE": str(folder / "store")}
+    (folder / "mine.py").write_text(SCRIPT, "utf-8")
+    how = {"file": ("mine.py", ""), "standard input": ("-", SCRIPT)}[source]
+    run = subprocess.run(
+        [sys.executable, how[0]], input=how[1], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("source", ["file", "standard input"])
+def test_workers_start_whatever_the_main_module_is_and_know_its_classes(source, in_one_process, tmp_path):
+    out = script(tmp_path, source, 2)
+    assert out == in_one_process and ",part," in out
+
+
+def test_local_workers_that_import_other_sources_are_refused(monkeypatch):
+    known = workers.identity() | {"lib": "older"}
+    monkeypatch.setenv("ANALOG_PIM_JOBS", "1")
+    monkeypatch.setattr(cluster, "expected", lambda: known)
+    with pytest.raises(RunError, match=r"has lib \w+, this client older; it changed on disk .*; start again"):
+        with cluster.connected(1):
+            pass
+
+
+@pytest.mark.parametrize("address", ["localhost", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "http://127.0.0.1:8786"])
+def test_a_mistyped_scheduler_is_refused_at_once(address, monkeypatch):
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=f"'{address}' is no address .*; allowed: tcp://HOST:PORT"):
+        with cluster.connected(1):
+            pass
+    assert time.monotonic() - began < 10
+
+
+def test_a_scheduler_that_dies_is_one_line(tmp_path):
+    """In a process of its own, whose standard error Dask's own words must not reach."""
+    code = """
+import os, signal, time
+from lib import cluster
+with cluster.connected(1) as client:
+    future = client.submit(time.sleep, 30)
+    os.kill(client.run_on_scheduler(os.getpid), signal.SIGKILL)
+    try:
+        future.result()
+    finally:
+        time.sleep(1)
+"""
+    with scheduler(tmp_path, n=1) as (address, _):
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "DASK_SCHEDULER_ADDRESS": address}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"lib.checks.RunError: the connection to the scheduler at {address} is lost (")
+    assert "the same command goes on" in last and "distributed.client - ERROR" not in run.stderr
+
+
+def test_a_task_without_memory_names_what_to_do(monkeypatch):
+    monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
+    for error in (MemoryError(), workers.torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")):
+        with pytest.raises(RunError, match=r"no memory left \((MemoryError|CUDA.*GiB)\); take fewer worker processes \(--jobs 1"):
+            with cluster._losses_explained("worker processes"):
+                raise error

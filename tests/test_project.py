@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment
+from conftest import ROOT, environment, replaced
 from lib import findings_published
 
 # A module imports only from modules that stand before it.  `statistics` is pure maths, so it stands first: that lets
 # `evaluate(…).summary()` exist.
 ORDER = [
-    "checks", "quantizers", "variation", "statistics", "fitting", "analog", "folding", "files", "networks", "data", "training",
-    "evaluation", "adaptive", "selftuning", "controls", "accounting", "trials", "published", "store", "workers",
-    "cluster", "costs", "profiles", "studies", "findings", "findings_mixed", "findings_tuning", "findings_published",
-    "engine", "lessons", "figures", "own_network", "companion",
+    "checks", "identity", "quantizers", "variation", "statistics", "cells", "fitting", "analog", "conversion", "folding", "files",
+    "networks", "folders", "data", "classify", "batch_norm", "training", "post_training", "evaluation", "adaptive",
+    "selftuning", "controls", "accounting", "trials", "published", "store", "workers", "cluster", "costs", "hardware", "profiles",
+    "studies", "findings", "findings_mixed", "findings_tuning", "findings_published", "engine", "lessons", "figures",
+    "own_network", "rendering", "companion",
 ]  # fmt: skip
 CONDA_NAMES = {
     "torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base",
@@ -119,9 +120,13 @@ def test_readme_names_every_notebook_and_its_figure_exists():
 
 def test_the_readme_example_runs(tmp_path):
     block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S).group(1)
-    small = block.replace("Recipe.quick()", "Recipe(epochs=1, bn_draws=2)").replace("chips=100", "chips=2")
-    small = small.replace("data.train,", "data.train.take(slice(0, 256)),").replace("data.test,", "data.test.take(slice(0, 100)),")
-    subprocess.run([sys.executable, "-c", small], cwd=tmp_path, env=environment(ROOT), check=True, capture_output=True)
+    smaller = {
+        "Recipe.quick()": "Recipe(epochs=1, bn_draws=2)", "chips=100": "chips=2",
+        "data.train,": "data.train.take(slice(0, 256)),", "data.test,": "data.test.take(slice(0, 100)),",
+    }  # fmt: skip
+    for whole, part in smaller.items():
+        block = replaced(block, whole, part)
+    subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment(ROOT), check=True, capture_output=True)
 
 
 def test_active_environment_is_judged():
@@ -133,6 +138,6 @@ def test_an_unsatisfied_environment_is_told_what_it_lacks(tmp_path):
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "environment.py").write_text((ROOT / "lib" / "environment.py").read_text("utf-8"))
     text = (ROOT / "pyproject.toml").read_text("utf-8")
-    (tmp_path / "pyproject.toml").write_text(text.replace('"tqdm>=4.66,<5"', '"tqdm>=99", "no-such-package>=1"'))
+    (tmp_path / "pyproject.toml").write_text(replaced(text, '"tqdm>=4.66,<5"', '"tqdm>=99", "no-such-package>=1"'))
     out = subprocess.run([sys.executable, "lib/environment.py"], cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 1 and "tqdm>=99 (found" in out.stdout and "no-such-package>=1" in out.stdout
