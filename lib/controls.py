@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from .analog import Tuner, crossbars, evaluating
-from .checks import integer
+from .checks import InputError, integer
 from .data import Images
-from .selftuning import Offset, ReadOnce, described, over_outputs, peak, refuse_other_law
-from .training import reestimate_batch_norm
+from .selftuning import Offset, ReadOnce, over_outputs, peak, refuse_other_law
+from .batch_norm import moving_norms, reestimate_batch_norm
 from .variation import Chip, Variation
 
 
@@ -49,10 +49,8 @@ def traffic(net: nn.Module, batch: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 class Control:
-    """What all controls share: a description, no extra cells, nothing done at inference."""
-
-    def config(self) -> dict:
-        return described(self)
+    """What all controls share: no extra cells, nothing done at inference.  A new one is a frozen dataclass with a `label`
+    (its name in tables), the number of `chip_images` that each chip is run on before use, and `bind(net, train) → tuner`."""
 
     def cells(self, net: nn.Module) -> int:
         """Extra cells on the chip."""
@@ -73,7 +71,7 @@ class StaticFold(Control):
     def __post_init__(self):
         integer("images", self.images, 1)
         if not isinstance(self.estimator, ReadOnce):
-            raise ValueError(f"a static fold needs an estimator that reads the chip once, got {self.estimator!r}; use ReferenceCells")
+            raise InputError(f"a static fold needs an estimator that reads the chip once, got {self.estimator!r}; use ReferenceCells")
 
     @property
     def label(self) -> str:
@@ -151,7 +149,7 @@ class PerChipBatchNorm(Control):
     def __post_init__(self):
         integer("batch_size", self.batch_size, 2), integer("images", self.images, self.batch_size)
         if self.images % self.batch_size:
-            raise ValueError(f"images must be a multiple of batch_size {self.batch_size}, got {self.images}")
+            raise InputError(f"images must be a multiple of batch_size {self.batch_size}, got {self.images}")
 
     @property
     def label(self) -> str:
@@ -205,10 +203,10 @@ class NoisyBatchNorm(Control):
 
 
 def _statistics(net: nn.Module) -> list[Tensor]:
-    """The running statistics of every BN layer; ValueError for a network without any."""
-    layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    """The running statistics of every BN layer that is not frozen; InputError for a network without any."""
+    layers = moving_norms(net)
     if not layers:
-        raise ValueError(f"{type(net).__name__} has no batch norm to re-estimate; use SelfTuning or OutputGain")
+        raise InputError(f"{type(net).__name__} has no batch norm to re-estimate; use SelfTuning or OutputGain")
     return [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, layer.num_batches_tracked)]
 
 

@@ -7,50 +7,24 @@ interrupt or a lost worker costs a segment; the client submits what has become p
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
-import torch
+import numpy as np
 
 from . import cluster, costs, workers
-from .analog import to_analog
-from .checks import one_of
+from .checks import InputError, RunError
 from .data import Dataset, fingerprint, load
-from .evaluation import PRECISIONS, Counts, best_precision
-from .networks import build
-from .store import DTYPE, MEASURING_SOURCES, TRAINING_SOURCES, Store, key_of
+from .evaluation import Counts
+from .hardware import device, precision
+from .identity import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
+from .store import DTYPE, Store, key_of
 from .training import State
 from .trials import Measurement, Trial, restored
 
-DEVICE_VARIABLE = "ANALOG_PIM_DEVICE"
-PRECISION_VARIABLE = "ANALOG_PIM_PRECISION"
 SHARD_SECONDS = 8.0  # of a task that measures, as estimated; half of that on the processors we know
 URGENT = 10**9  # Dask priority of what is quick and needed by others
-
-
-def device(name: str | None = None) -> torch.device:
-    """cpu or cuda: the argument, else ANALOG_PIM_DEVICE, else cuda where there is one."""
-    name = name or os.environ.get(DEVICE_VARIABLE) or ("cuda" if torch.cuda.is_available() else "cpu")
-    one_of("device", name, ("cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("unknown device 'cuda'; allowed: cpu; this machine or this build of torch has no CUDA GPU")
-    return torch.device(name)
-
-
-def precision(trial: Trial) -> str:
-    """Of the Monte Carlo of a trial's network: ANALOG_PIM_PRECISION, else the best here; the client decides for all."""
-    if chosen := os.environ.get(PRECISION_VARIABLE):
-        return one_of("precision", chosen, PRECISIONS)
-    of = costs.shape(trial.dataset)
-    return _best_precision(trial.network, trial.width, of.channels, of.classes, of.size, device().type)
-
-
-@lru_cache
-def _best_precision(name: str, width: float, channels: int, classes: int, size: int, device: str) -> str:
-    return best_precision(to_analog(build(name, channels, classes, size, width)).to(device))
 
 
 def dataset_of(trial: Trial) -> Dataset:
@@ -58,17 +32,21 @@ def dataset_of(trial: Trial) -> Dataset:
 
 
 def trial_key(trial: Trial) -> str:
-    return _trial_key(trial, fingerprint(trial.dataset))
+    return key_of({"trial": trial.config(), "data": fingerprint(trial.dataset), "dtype": DTYPE}, TRAINING_SOURCES)
 
 
-@lru_cache(None)
-def _trial_key(trial: Trial, data: str) -> str:
-    return key_of({"trial": trial.config(), "data": data, "dtype": DTYPE}, TRAINING_SOURCES)
-
-
-def measurement_key(m: Measurement) -> str:
-    config = {"checkpoint": trial_key(m.trial), "measurement": m.config(), "dtype": precision(m.trial)}
+def measurement_key(m: Measurement, store: Store) -> str | None:
+    """Of the counts of a network as the store holds it; None where it is still to be trained."""
+    if (content := store.checkpoint_digest(trial_key(m.trial))) is None:
+        return None
+    config = {"trial": trial_key(m.trial), "checkpoint": content, "measurement": m.config(), "dtype": precision(m.trial)}
     return key_of(config, MEASURING_SOURCES)
+
+
+def stored(m: Measurement, store: Store) -> Counts:
+    """The chips of a measurement that the store has."""
+    key = measurement_key(m, store)
+    return store.counts(key) if key else Counts(*np.zeros((3, 0), np.int64))
 
 
 @dataclass(frozen=True)
@@ -85,7 +63,7 @@ def missing(measurements: Iterable[Measurement], store: Store) -> Work:
     readable = {name for name in {m.trial.dataset for m in wanted} if costs.at_hand(name)}
     for m in wanted:
         known = m.trial.dataset in readable
-        done = set(store.counts(measurement_key(m)).chips.tolist()) if known else ()
+        done = set(stored(m, store).chips.tolist()) if known else ()
         chips = [chip for chip in range(m.chips) if chip not in done]
         if chips:
             gaps.append((m, chips))
@@ -113,7 +91,8 @@ def collect(measurements: Iterable[Measurement], store: Store | None = None, pro
     """A pandas table with a row per measurement and chip: `Measurement.row`, key, chip, images, correct, accuracy (%).
 
     Trains and measures what the store lacks.  The table depends on the store's content alone; for no measurements it is
-    empty."""
+    empty.  Raises RunError where the sources on disk are no longer those that were imported."""
+    require_unchanged()
     store = store or Store()
     wanted = list(measurements)
     work = missing(wanted, store)
@@ -127,8 +106,7 @@ def table(measurements: Iterable[Measurement], store: Store):
 
     rows, parts = [], []
     for m in merged(measurements):
-        key = measurement_key(m)
-        counts = store.counts(key).to_frame()
+        key, counts = measurement_key(m, store), stored(m, store).to_frame()
         rows.append(m.row() | {"key": key[:16]})
         parts.append(counts[counts.chip < m.chips])
     if not rows:
@@ -152,7 +130,8 @@ def _compute(work: Work, store: Store, progress: bool) -> None:
         try:
             _Run(client, work, store, bar).finish()
         except KilledWorker as error:
-            raise RuntimeError(f"workers died again and again on one task, for lack of memory perhaps: {error}") from error
+            said = " ".join(str(error).split())[:200]
+            raise RunError(f"workers died again and again on one task: for lack of memory (try --jobs 1), or in a library (--jobs 0 shows it): {said}") from error
 
 
 class _Run:
@@ -205,7 +184,7 @@ class _Run:
         state = self.store.progress(key)
         epoch = int(state["epoch"]) + 1 if state else 1
         start = None if state else self.held(parent, trial_key(trial.parent)) if parent else None
-        arguments = trial, dataset_of(trial).fingerprint, start, self.held(state, f"{key}-{epoch - 1}"), epoch, self.device
+        arguments = trial, workers.about(trial), dataset_of(trial).fingerprint, start, self.held(state, f"{key}-{epoch - 1}"), epoch, self.device
         last = trial.method == "PTQ-VAT" or epoch == trial.recipe.epochs
 
         def store(state: State) -> None:
@@ -222,8 +201,11 @@ class _Run:
 
     def measure(self, m: Measurement, chips: list[int], state: State) -> None:
         """Submit the missing chips of a measurement, in groups of about SHARD_SECONDS."""
-        key, config = measurement_key(m), {"trial": m.trial.config(), **m.config()}
+        key, config = measurement_key(m, self.store), {"trial": m.trial.config(), **m.config()}
         cost = seconds(Work([], [(m, chips)])) / len(chips)  # a chip
+        known = set(self.store.counts(key).chips.tolist())  # of a network that was lost and came out the same again
+        self.bar.update(sum(chip in known for chip in chips) * cost)
+        chips = [chip for chip in chips if chip not in known]
         size = max(1, round(SHARD_SECONDS / cost))
         checkpoint, data = self.held(state, trial_key(m.trial)), dataset_of(m.trial).fingerprint
 
@@ -233,7 +215,7 @@ class _Run:
             self.bar.update(len(counts.chips) * cost)
 
         for part in (chips[i : i + size] for i in range(0, len(chips), size)):
-            arguments = m, data, checkpoint, part, precision(m.trial), self.device
+            arguments = m, workers.about(m), data, checkpoint, part, precision(m.trial), self.device
             self.submit(store, workers.measured, *arguments, key=f"measure-{key}-{part[0]}-{part[-1]}", priority=-1)
 
 
@@ -246,19 +228,18 @@ def _critical_paths(work: Work) -> dict[Trial, float]:
     return paths
 
 
-def _checkpoint(trial: Trial, store: Store) -> State:
-    """The state of a trained trial, trained now if the store lacks it or finds it damaged."""
-    state = store.checkpoint(trial_key(trial))
-    if state is None:
+def _ensure(trial: Trial, store: Store) -> None:
+    """Train a trial now if the store lacks it or finds it damaged."""
+    if not store.has_checkpoint(trial_key(trial)):
         missing = [t for t in _lineage(trial) if not store.has_checkpoint(trial_key(t))]
         _compute(Work(missing, []), store, progress=False)
-        state = store.checkpoint(trial_key(trial))
-    return state
 
 
 def network(trial: Trial, store: Store | None = None):
     """The trained network of a trial, in evaluation mode on the CPU; trained now if the store lacks it."""
-    return restored(trial, dataset_of(trial), _checkpoint(trial, store or Store()))
+    store = store or Store()
+    _ensure(trial, store)
+    return restored(trial, dataset_of(trial), store.checkpoint(trial_key(trial)))
 
 
 def kept(made: Callable, trials: Mapping[Hashable, Trial], **arguments):
@@ -271,10 +252,14 @@ def kept(made: Callable, trials: Mapping[Hashable, Trial], **arguments):
 
     package, _, module = made.__module__.rpartition(".")
     if package != __package__:
-        raise ValueError(f"{made.__name__} of {made.__module__} cannot be kept: allowed are functions of {__package__}; call it with the networks instead")
-    about = {"table": made.__name__, "trials": [[label, trial_key(t)] for label, t in trials.items()], "arguments": arguments, "dtype": DTYPE}
-    store, key = Store(), key_of(about, (*MEASURING_SOURCES, "accounting", module))
-    if (text := store.table(key)) is None:
+        raise InputError(f"{made.__name__} of {made.__module__} cannot be kept: allowed are functions of {__package__}; call it with the networks instead")
+    store, sources = Store(), (*MEASURING_SOURCES, "accounting", module)
+    require_unchanged(sources)
+    for t in trials.values():
+        _ensure(t, store)
+    networks = [[label, store.checkpoint_digest(trial_key(t))] for label, t in trials.items()]
+    about = {"table": made.__name__, "networks": networks, "arguments": arguments, "dtype": DTYPE}
+    if (text := store.table(key := key_of(about, sources))) is None:
         with workers.pinned():
             data = dataset_of(next(iter(trials.values())))
             found = made({label: network(t, store) for label, t in trials.items()}, data, **arguments)

@@ -9,7 +9,6 @@ layer during inference.  An estimator answers two questions about a layer's inpu
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .analog import Correct, Crossbar, crossbars
-from .checks import integer, real
+from .checks import InputError, integer, real
 from .variation import Chip, Variation
 
 Reading = Callable[[Tensor], Tensor]  # q_a(x) ↦ a number, or one a sample, group and position
@@ -28,12 +27,6 @@ Reading = Callable[[Tensor], Tensor]  # q_a(x) ↦ a number, or one a sample, gr
 def column_shape(layer: Crossbar) -> tuple[int, ...]:
     """Cells of one column a group: (1, K) of a linear layer, (groups, C/groups, kh, kw) of a convolution."""
     return getattr(layer, "groups", 1), *layer.weight.shape[1:]
-
-
-def described(value) -> dict:
-    """A frozen object as plain values: its type's name and its fields, objects among them likewise."""
-    fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    return {"type": type(value).__name__} | {k: described(v) if is_dataclass(v) else v for k, v in fields.items()}
 
 
 def effective_cells(layer: Crossbar, x: Tensor) -> Tensor:
@@ -243,13 +236,18 @@ class Offset:
 CORRECTIONS = {correction.law: correction for correction in (Gain, Offset)}
 
 
+def correction_for(law: str) -> Gain | Offset:
+    """The correction made for a law; InputError for a registered law, which has none of its own."""
+    if law not in CORRECTIONS:
+        raise InputError(f"no correction is known for the law {law!r}; give SelfTuning(estimator, correction) one whose law is {law!r}")
+    return CORRECTIONS[law]()
+
+
 def refuse_other_law(correction, variation: Variation) -> None:
-    """ValueError where a correction meets a law that it was not made for."""
+    """InputError where a correction meets a law that it was not made for."""
     if correction.law != variation.law:
-        right = CORRECTIONS[variation.law].__name__
-        raise ValueError(
-            f"{type(correction).__name__} corrects the {correction.law} law, this variation is {variation.law}; use {right}()"
-        )
+        right = f"{type(correction_for(variation.law)).__name__}()"
+        raise InputError(f"{type(correction).__name__} corrects the {correction.law} law, this variation is {variation.law}; use {right}")
 
 
 @dataclass(frozen=True)
@@ -257,14 +255,15 @@ class SelfTuning:
     """A tuner for `evaluate` and `programmed`: fills the second slot of every layer.
 
     estimator: a `ReadOnce` (oracle, cells, your own) or `ReferenceColumns`.  correction: None for that of the variation's
-    law.  Raises ValueError for the correction of another law, or an estimator that is no dataclass."""
+    law.  Raises InputError for the correction of another law, or an estimator that is no frozen dataclass."""
 
     estimator: ReadOnce | ReferenceColumns
     correction: Gain | Offset | None = None
 
     def __post_init__(self):
-        if not is_dataclass(self.estimator) or isinstance(self.estimator, type):
-            raise ValueError(f"an estimator must be a frozen dataclass such as ReferenceCells(256), got {self.estimator!r}")
+        for what, thing in (("an estimator", self.estimator), ("a correction", self.correction)):
+            if thing is not None and not (is_dataclass(thing) and thing.__dataclass_params__.frozen and not isinstance(thing, type)):
+                raise InputError(f"{what} must be a frozen dataclass, such as ReferenceCells(256) or Gain(), got {thing!r:.80}")
 
     @property
     def label(self) -> str:
@@ -273,7 +272,7 @@ class SelfTuning:
 
     @contextmanager
     def __call__(self, net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
-        correction = self.correction or CORRECTIONS[variation.law]()
+        correction = self.correction or correction_for(variation.law)
         refuse_other_law(correction, variation)
         for name, layer in crossbars(net):
             if variation.varies(name):
@@ -283,6 +282,3 @@ class SelfTuning:
     def bind(self, net: nn.Module, train) -> SelfTuning:
         """Itself: it needs no images."""
         return self
-
-    def config(self) -> dict:
-        return described(self)

@@ -1,36 +1,35 @@
 """The store: checkpoints, counts, small tables and folders of files under the key of what made them.
 
-A key is SHA-256 over the canonical configuration, the dataset fingerprint, the dtype, and the sources of the stage:
-adding a tuner keeps every checkpoint, a changed number in a formula does not.  Comments and docstrings do not count.
+A key is SHA-256 over the canonical configuration, the dataset fingerprint, the dtype, and the sources of the stage as they
+were imported: adding a tuner keeps every checkpoint, a changed number in a formula does not.  Comments and docstrings do
+not count.  Nothing is written once the sources on disk are other ones: a later run would take it for its own.
 Every file (or folder) carries the SHA-256 of its content in its name and appears by one rename: a reader sees all of it
 or nothing, a damaged one is noticed, and several runs may share a store.  Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from safetensors import torch as safe
 
+from .checks import StorageError
 from .data import ROOT
 from .evaluation import Counts
+from .identity import SOURCES, require_unchanged, source_digest
 from .training import State
 
 CACHE_VARIABLE = "ANALOG_PIM_CACHE"
 DTYPE = "float32"
-TRAINING_SOURCES = ("checks", "quantizers", "variation", "analog", "networks", "data", "folding", "training", "trials")
-MEASURING_SOURCES = (*TRAINING_SOURCES, "evaluation", "selftuning", "controls")
 COLUMNS = ("chip", "images", "correct")
 
 
@@ -45,29 +44,12 @@ def cache_folder() -> Path:
     return user_cache_path("analog-pim-companion") / "cache"
 
 
-def key_of(config: dict, sources: Iterable[str], folder: Path = Path(__file__).parent) -> str:
-    """SHA-256 (hex) over `config` and the named modules of `folder`; modules that do not exist yet do not count."""
+def key_of(config: dict, sources: Iterable[str], texts: Mapping[str, str] = SOURCES) -> str:
+    """SHA-256 (hex) over `config` and the code of the modules named, as it was imported.
+
+    Raises LookupError for a module that does not exist, ValueError for NaN."""
     canonical = json.dumps(config, sort_keys=True, allow_nan=False)
-    return hashlib.sha256((canonical + _source_digest(tuple(sources), folder)).encode()).hexdigest()
-
-
-@lru_cache
-def _source_digest(sources: tuple[str, ...], folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in sources:
-        path = folder / f"{name}.py"
-        if path.exists():
-            digest.update(f"{name}\n{_code_only(path.read_text(encoding='utf-8'))}\n".encode())
-    return digest.hexdigest()
-
-
-def _code_only(source: str) -> str:
-    """The syntax tree as text, without comments, layout and docstrings."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
+    return hashlib.sha256((canonical + source_digest(sources, texts)).encode()).hexdigest()
 
 
 def _tree_digest(folder: Path) -> str:
@@ -91,6 +73,12 @@ class Store:
 
     def checkpoint(self, key: str) -> State | None:
         return self._state("checkpoints", key)
+
+    def checkpoint_digest(self, key: str) -> str | None:
+        """SHA-256 (16 hex digits) of the content of a checkpoint: counts of a network stay with this network, even where
+        its training, done again on another processor, gives another one under the same key."""
+        files = self._files("checkpoints", key)
+        return files[0].name.split(".")[-2] if files else None
 
     def save_checkpoint(self, key: str, state: State, config: dict) -> None:
         """Store the final network (no optimizer) and drop what an unfinished training had left."""
@@ -195,6 +183,8 @@ class Store:
             content = path.read_bytes()
         except FileNotFoundError:  # another run has just replaced it
             return None
+        except OSError as error:
+            raise StorageError(f"cannot read {path} ({error.strerror or error}); see to its rights, or name another folder with {CACHE_VARIABLE}") from error
         if hashlib.sha256(content).hexdigest()[:16] == path.name.split(".")[-2]:
             return content
         self._report(path)
@@ -244,10 +234,11 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        require_unchanged()
         try:
             yield
         except OSError as error:
-            raise OSError(
+            raise StorageError(
                 f"cannot write to the store {self.folder} ({error.strerror or error}); free space or rights there, or name "
                 f"another folder with {CACHE_VARIABLE}; nothing stored so far is lost"
             ) from error

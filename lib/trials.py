@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 
 import torch
 from torch import nn
 
-from .analog import to_analog
-from .checks import integer, one_of
+from .checks import InputError, integer, one_of
 from .controls import Control
+from .conversion import converted
 from .data import Dataset, public_name
+from .identity import described
 from .networks import NETWORKS, build
+from .post_training import post_training_quantize
 from .quantizers import QUANTIZER_SETS, Bits
 from .selftuning import SelfTuning
-from .training import Recipe, State, fit, load_network, post_training_quantize
+from .training import Recipe, State, fit, load_network
 from .variation import PURPOSES, Variation
 
 METHODS = ("float", "float-VAT", "QAT", "PTQ-VAT", "QAVAT")
@@ -45,9 +47,9 @@ class Trial:
         one_of("method", self.method, METHODS), one_of("network", self.network, NETWORKS)
         one_of("quantizers", self.quantizers, QUANTIZER_SETS), integer("seed", self.seed, 0, 2**16 - 1)
         if (self.bits is not None) != (self.method in QUANTIZED):
-            raise ValueError(f"{self.method} {'needs' if self.method in QUANTIZED else 'takes no'} bits, got {self.bits!r}")
+            raise InputError(f"{self.method} {'needs' if self.method in QUANTIZED else 'takes no'} bits, got {self.bits!r}")
         if bool(self.variation) != (self.method in NOISY):
-            raise ValueError(f"{self.method} {'needs a' if self.method in NOISY else 'trains without'} variation, got {self.variation}")
+            raise InputError(f"{self.method} {'needs a' if self.method in NOISY else 'trains without'} variation, got {self.variation}")
         if self.bits is not None:
             Bits.parse(self.bits)
 
@@ -69,7 +71,7 @@ class Trial:
 
     def config(self) -> dict:
         """What a key is made of: the dataset's name, never its path (its content has a fingerprint)."""
-        return asdict(self) | {"dataset": public_name(self.dataset)}
+        return described(self) | {"dataset": public_name(self.dataset)}
 
     @property
     def label(self) -> str:
@@ -100,11 +102,12 @@ class Measurement:
         for name in ("images", "images_per_chip"):
             if getattr(self, name) is not None:
                 integer(name, getattr(self, name), 1)
+        if self.tuning is not None and not (is_dataclass(self.tuning) and self.tuning.__dataclass_params__.frozen):
+            raise InputError(f"a tuning must be a frozen dataclass with a label and bind(net, train), got {self.tuning!r:.80}")
 
     def config(self) -> dict:
-        tuning = None if self.tuning is None else self.tuning.config()
         seen = {"images": self.images, "images_per_chip": self.images_per_chip, "purpose": self.purpose}
-        return {"variation": self.variation.config(), "tuning": tuning, **seen}
+        return {"variation": described(self.variation), "tuning": described(self.tuning), **seen}
 
     @property
     def label(self) -> str:
@@ -133,7 +136,7 @@ def fresh_network(trial: Trial, dataset: Dataset) -> nn.Module:
 
 def restored(trial: Trial, dataset: Dataset, state: State) -> nn.Module:
     """The network of a checkpoint, with analog layers (float crossbars for the float methods)."""
-    net = to_analog(fresh_network(trial, dataset), trial.bits, _calibration(dataset, 8), trial.quantizer_set)
+    net = converted(fresh_network(trial, dataset), trial.bits, _calibration(dataset, 8), trial.quantizer_set)
     return load_network(net, state).eval()
 
 
@@ -155,7 +158,7 @@ def train(
             start, trial.bits, images, trial.variation, seed=trial.seed, draws=draws, quantizers=trial.quantizer_set
         )
         return {f"net/{name}": tensor for name, tensor in net.state_dict().items()}
-    net = to_analog(start, trial.bits, _calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
+    net = converted(start, trial.bits, _calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
     return fit(net, images, trial.recipe, trial.variation, seed=trial.seed, resume=resume, until=until, progress=progress)
 
 

@@ -10,20 +10,26 @@ A chip stores nothing but its seed: the same unit normals serve every σ, ρ, la
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import integer, one_of, real
+from .checks import InputError, integer, one_of, real
 
 
 def key_digest(*key: int | str) -> bytes:
     return hashlib.blake2b("/".join(str(k) for k in key).encode(), digest_size=16).digest()
+
+
+def keyed_seed(*key: int | str) -> int:
+    """64 bits for torch's generators."""
+    return int.from_bytes(key_digest(*key)[:8], "little")
 
 
 def keyed_generator(*key: int | str) -> np.random.Generator:
@@ -80,7 +86,7 @@ class PassingChip(Chip):
     time.  They are the same again with the same torch and type of processor, as trained weights are; 2^32 sets in all."""
 
     def z_within(self, layer: str, shape: tuple[int, ...]) -> Tensor:
-        seed = int.from_bytes(key_digest("z_W", self.seed, layer)[:8], "little")
+        seed = keyed_seed("z_W", self.seed, layer)
         return torch.empty(shape).normal_(generator=torch.Generator().manual_seed(seed))
 
 
@@ -94,48 +100,85 @@ def layer_fixed(w: Tensor, e: Tensor) -> Tensor:
     return w + e * w.detach().abs().amax()
 
 
-LAWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"proportional": proportional, "layer-fixed": layer_fixed}
+Law = Callable[[Tensor, Tensor], Tensor]  # (w, e) ↦ w̃
+LAWS: dict[str, Law] = {"proportional": proportional, "layer-fixed": layer_fixed}
 
 
 def normal(z: Tensor, sigma: float) -> Tensor:
-    """e_W = σ·z, in place of z."""
-    return z.mul_(sigma)
+    """e_W = σ·z."""
+    return z * sigma
 
 
 def lognormal(z: Tensor, sigma: float) -> Tensor:
-    """e_W = exp(s·z − s²/2) − 1 with s² = ln(1 + σ²), in place of z: mean 0, standard deviation σ, never below −1.  [ours]"""
+    """e_W = exp(s·z − s²/2) − 1 with s² = ln(1 + σ²): mean 0, standard deviation σ, never below −1.  [ours]"""
     s = math.sqrt(math.log1p(sigma**2))
-    return z.mul_(s).sub_(s**2 / 2).expm1_()
+    return (z * s).sub_(s**2 / 2).expm1_()
 
 
 # How a cell's unit normal becomes its deviation with mean 0 and standard deviation σ; independent of the law.
-CELLS: dict[str, Callable[[Tensor, float], Tensor]] = {"normal": normal, "lognormal": lognormal}
+CellDistribution = Callable[[Tensor, float], Tensor]  # (z, σ) ↦ e_W
+CELLS: dict[str, CellDistribution] = {"normal": normal, "lognormal": lognormal}
+BUILT_IN = (*LAWS, *CELLS)
+
+
+def register_law(name: str, law: Law) -> None:
+    """Make law(w, e) ↦ w̃, differentiable in w, known as `name` to `Variation(law=name)`; its code enters every key.
+
+    A tuner needs a correction for it: `SelfTuning(estimator, correction)`.  Raises InputError for a built-in name."""
+    _register(LAWS, "law", name, law)
+
+
+def register_cells(name: str, distribution: CellDistribution) -> None:
+    """Make distribution(z, σ) ↦ e_W, of mean 0 and standard deviation σ for unit normals z, known as `name` to
+    `Variation(cells=name)`; its code enters every key.  Raises InputError for a built-in name."""
+    _register(CELLS, "distribution of cells", name, distribution)
+
+
+def _register(registry: dict, what: str, name: str, function: Callable) -> None:
+    try:
+        inspect.signature(function).bind(None, None)
+        sound = isinstance(name, str) and name not in BUILT_IN
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise InputError(f"a {what} needs a name other than {', '.join(BUILT_IN)} and a function of two arguments, got {name!r}, {function!r:.60}")
+    registry[name] = function
 
 
 @dataclass(frozen=True)
 class Variation:
     """Standard deviations of the two components (no unit: relative to the weight, or to the layer's maximum).
 
-    layers: names of the layers that vary, None for all of them.
-    Raises ValueError for a negative or non-finite σ, an unknown law or an unknown distribution of cells."""
+    law, cells: built in, or registered by `register_law` and `register_cells`.
+    layers: names of the layers that vary, None for all of them.  large: allow a σ above 1.
+    Raises InputError for a σ below 0 or above 1, an unknown law or an unknown distribution of cells."""
 
     within: float = 0.0
     between: float = 0.0
     law: str = "proportional"
     cells: str = "normal"
     layers: tuple[str, ...] | None = None
+    large: bool = False
+    uses: tuple[Law, CellDistribution] = field(init=False, repr=False)  # what its names stand for, as they were registered then
 
     def __post_init__(self):
-        object.__setattr__(self, "within", real("σ_within", self.within, 0))
-        object.__setattr__(self, "between", real("σ_between", self.between, 0))
-        one_of("law", self.law, LAWS)
-        one_of("distribution of cells", self.cells, CELLS)
+        object.__setattr__(self, "within", _sigma("σ_within", self.within, self.large))
+        object.__setattr__(self, "between", _sigma("σ_between", self.between, self.large))
+        if self.layers is not None:
+            object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
+        one_of("law", self.law, LAWS, "register_law adds one")
+        one_of("distribution of cells", self.cells, CELLS, "register_cells adds one")
+        object.__setattr__(self, "uses", (LAWS[self.law], CELLS[self.cells]))
 
     @classmethod
-    def split(cls, total: float, between_share: float, law: str = "proportional", cells: str = "normal") -> Variation:
+    def split(cls, total: float, between_share: float, law: str = "proportional", cells: str = "normal", large: bool = False) -> Variation:
         """σ_W = σ·√(1 − ρ), σ_B = σ·√ρ for the total σ and the between share ρ of its variance."""
-        total, share = real("σ", total, 0), real("between_share", between_share, 0, 1)
-        return cls(total * math.sqrt(1 - share), total * math.sqrt(share), law, cells)
+        total, share = _sigma("σ", total, large), real("between_share", between_share, 0, 1)
+        return cls(total * math.sqrt(1 - share), total * math.sqrt(share), law, cells, large=large)
+
+    def __reduce__(self):
+        """What a user has registered travels along, to workers that know nothing of it."""
+        return _restored, (type(self), {f.name: getattr(self, f.name) for f in fields(self)})
 
     @property
     def total(self) -> float:
@@ -154,8 +197,8 @@ class Variation:
         return self.between * chip.z_between() if self.between else 0.0
 
     def own(self, z: Tensor) -> Tensor:
-        """e_W of cells with the unit normals z, in their place."""
-        return CELLS[self.cells](z, self.within) if self.within else torch.zeros_like(z)
+        """e_W of cells with the unit normals z."""
+        return self.uses[1](z, self.within) if self.within else torch.zeros_like(z)
 
     def deviation(self, chip: Chip, layer: str, like: Tensor) -> Tensor:
         """e = e_B + e_W of one layer on one chip, with the shape, device and type of `like`."""
@@ -170,7 +213,29 @@ class Variation:
 
     def deviate(self, chip: Chip, layer: str, like: Tensor) -> Callable[[Tensor], Tensor] | None:
         """What the layer's first slot holds on this chip: q_w(w) ↦ w̃; None where nothing varies."""
-        return partial(LAWS[self.law], e=self.deviation(chip, layer, like)) if self.varies(layer) else None
+        return partial(self.uses[0], e=self.deviation(chip, layer, like)) if self.varies(layer) else None
 
-    def config(self) -> dict:
-        return asdict(self)
+
+def require_variation(variation) -> None:
+    """InputError for anything but a `Variation`: a σ as a number, say."""
+    if not isinstance(variation, Variation):
+        raise InputError(f"variation must be a Variation, such as Variation(within=0.3), got {variation!r:.80}")
+
+
+def _sigma(what: str, value: float, large: bool) -> float:
+    """A σ above 1 is most likely a per cent."""
+    sigma = real(what, value, 0)
+    if sigma > 1 and not large:
+        raise InputError(f"{what} must be a fraction from 0 to 1, got {value!r} (30 % is 0.3); large=True allows more")
+    return sigma
+
+
+def _restored(kind: type[Variation], values: dict) -> Variation:
+    """A variation that came from another process, where its law may not be registered."""
+    variation = object.__new__(kind)
+    for name, value in values.items():
+        object.__setattr__(variation, name, value)
+    return variation
+
+
+NO_VARIATION = Variation()

@@ -10,14 +10,15 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from .checks import InputError, RunError
 from .data import Dataset, Images, load
 from .evaluation import Counts, evaluate
+from .identity import SOURCES, described, source_digest
 from .store import key_of
 from .training import State
 from .trials import Measurement, Trial, restored, train
@@ -37,16 +38,27 @@ def pinned() -> Iterator[None]:
 
 def identity() -> dict[str, str]:
     """What must agree between client and worker for the numbers to be those of this code."""
-    modules = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
-    code = key_of({}, modules)[:12]
-    return {"lib": code, "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {"lib": source_digest(sorted(SOURCES))[:12], "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+
+
+def about(task: Trial | Measurement) -> str:
+    """What a task computes, with all code: client and worker must agree, or results come under a wrong key."""
+    return key_of({"task": described(task)}, sorted(SOURCES))[:16]
+
+
+def require_same(task: Trial | Measurement, expected: str) -> None:
+    if about(task) != expected:
+        raise RunError(
+            "a worker has other code than the client for this task: a file, of lib or of your own, has changed since it was "
+            "imported, or differs between the machines; start again (a notebook: restart the kernel)"
+        )
 
 
 def dataset(name: str, fingerprint: str) -> Dataset:
     """The worker's own copy of a dataset; ValueError where its content is not the client's."""
     found = load(name)
     if found.fingerprint != fingerprint:
-        raise ValueError(
+        raise InputError(
             f"dataset {name!r} of this worker has the fingerprint {found.fingerprint[:12]}, the client's has "
             f"{fingerprint[:12]}; put the same files on both (--data-dir)"
         )
@@ -77,8 +89,9 @@ def network(trial: Trial, fingerprint: str, checkpoint: Held) -> nn.Module:
     return restored(trial, dataset(trial.dataset, fingerprint), checkpoint.state)
 
 
-def trained(trial: Trial, fingerprint: str, parent: Held | None, state: Held | None, until: int, device: str) -> State:
-    """One segment of a training: from `state`, or else from its parent's checkpoint, to epoch `until`."""
+def trained(trial: Trial, code: str, fingerprint: str, parent: Held | None, state: Held | None, until: int, device: str) -> State:
+    """One segment of a training: from `state`, or else from its parent's checkpoint, to epoch `until`; code: `about` it."""
+    require_same(trial, code)
     with pinned():
         data = dataset(trial.dataset, fingerprint)
         start = restored(trial.parent, data, parent.state) if parent else None
@@ -86,8 +99,11 @@ def trained(trial: Trial, fingerprint: str, parent: Held | None, state: Held | N
         return {name: tensor.detach().cpu().contiguous() for name, tensor in result.items()}
 
 
-def measured(m: Measurement, fingerprint: str, checkpoint: Held, chips: list[int], precision: str, device: str) -> Counts:
-    """The counts of some chips of a measurement."""
+def measured(
+    m: Measurement, code: str, fingerprint: str, checkpoint: Held, chips: list[int], precision: str, device: str
+) -> Counts:
+    """The counts of some chips of a measurement; code: `about` it."""
+    require_same(m, code)
     with pinned():
         train = dataset(m.trial.dataset, fingerprint).train
         images = split(m.trial.dataset, fingerprint, m.purpose, m.images).to(device)

@@ -8,6 +8,7 @@ from lib import Chip, Images, Recipe, Variation, build, evaluate, fit, programme
 from lib.accounting import cost
 from lib.analog import crossbars, evaluating
 from lib.controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold, traffic
+from lib.identity import described
 from lib.selftuning import Oracle, ReferenceCells, ReferenceColumns, SelfTuning, peak
 from lib.variation import PassingChip
 
@@ -191,5 +192,5 @@ def test_costs_are_reported(trained, images):
 def test_configurations_tell_controls_apart(control):
     import json
 
-    others = [json.dumps(c.config(), sort_keys=True) for c in ALL if c is not control]
-    assert json.dumps(control.config(), sort_keys=True) not in others
+    others = [json.dumps(described(c), sort_keys=True) for c in ALL if c is not control]
+    assert json.dumps(described(control), sort_keys=True) not in others

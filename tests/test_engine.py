@@ -1,14 +1,14 @@
 """collect(): what is missing is computed once, in an order that works, and resumes where it stopped."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
-from lib import Recipe, Variation, costs, data, engine, lessons, workers
+from lib import Recipe, Variation, costs, data, engine, lessons, variation, workers
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
-from lib.selftuning import Oracle, ReferenceCells, SelfTuning
+from lib.selftuning import Oracle, ReadOnce, ReferenceCells, SelfTuning
 from lib.store import Store
 from lib.trials import Measurement, Trial
 
@@ -140,8 +140,8 @@ def test_tunings_and_slices_are_part_of_a_measurement(tmp_path):
     store, mixed = Store(tmp_path), Variation(0.3, 0.3)
     tunings = [None, SelfTuning(ReferenceCells(4)), SelfTuning(ReferenceCells(8)), OutputGain(4), PerChipBatchNorm(16, 8)]
     wanted = [Measurement(QAVAT, mixed, 3, tuning=t) for t in tunings] + [Measurement(QAVAT, mixed, 3, images_per_chip=20)]
-    assert len({engine.measurement_key(m) for m in wanted}) == len(wanted)
     table = collect(store, *wanted)
+    assert len({engine.measurement_key(m, store) for m in wanted}) == len(wanted)
     labels = ["none", "4 cells", "8 cells", "output gain, 4 probes", "BN on the chip, 16 images", "none"]
     assert table.tuning.tolist() == [label for label in labels for _ in range(3)]
     assert table.images.tolist() == [60] * 15 + [20] * 3
@@ -158,18 +158,91 @@ def test_the_longest_chain_of_trainings_starts_first(tmp_path):
     assert urgency[FLOAT] == pytest.approx(max(urgency.values()))
 
 
-def test_precision_is_part_of_the_key(monkeypatch):
-    m = Measurement(QAVAT, Variation(0.3))
+def test_precision_is_part_of_the_key(monkeypatch, tmp_path):
+    store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.3), 1)
+    assert engine.measurement_key(m, store) is None  # its network is still to be trained
+    collect(store, m)
     keys = set()
     for precision in ("float32", "bfloat16"):
         monkeypatch.setenv("ANALOG_PIM_PRECISION", precision)
-        keys.add(engine.measurement_key(m))
+        keys.add(engine.measurement_key(m, store))
     assert len(keys) == 2
     monkeypatch.setenv("ANALOG_PIM_PRECISION", "float16")
     with pytest.raises(ValueError, match="'float16'; allowed: float32, bfloat16"):
-        engine.measurement_key(m)
+        engine.measurement_key(m, store)
 
 
 def test_a_worker_with_other_data_is_refused():
     with pytest.raises(ValueError, match="fingerprint ffffffffffff, the client's has 000000000000"):
         workers.dataset("toy", "0" * 64)
+
+
+# -- whose code, whose network --------------------------------------------------------------------------------
+
+
+def shrinking(factor):
+    """A user's estimator as a notebook cell defines it; edited, it has another factor."""
+    space = {"dataclass": dataclass, "ReadOnce": ReadOnce, "__name__": "__main__"}
+    exec(f"""
+@dataclass(frozen=True)
+class Shrink(ReadOnce):
+    label = "shrink"
+    def estimate(self, chip, variation):
+        return {factor} * variation.shared(chip)
+""", space)  # fmt: skip
+    return Measurement(QAVAT, Variation(0.1, 0.9), 8, tuning=SelfTuning(space["Shrink"]()))
+
+
+def test_an_edited_estimator_is_measured_anew(tmp_path):
+    store = Store(tmp_path)
+    first, edited, again = (collect(store, shrinking(factor)) for factor in (1, -1, 1))
+    assert first.equals(again) and not first.correct.equals(edited.correct)
+    assert first.key[0] != edited.key[0] and (first.tuning == edited.tuning).all()
+
+
+def test_a_registered_law_redefined_trains_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(variation, "LAWS", dict(variation.LAWS))
+    keys = []
+    for factor in (1, 2, 1):
+        variation.register_law("mine", eval(f"lambda w, e: w + {factor} * e", {"__name__": "users"}))
+        trial = replace(QAVAT, variation=Variation(0.2, law="mine"))
+        keys.append(engine.trial_key(trial))
+        assert len(collect(Store(tmp_path), Measurement(trial, Variation(0.2, law="mine"), 2))) == 2
+    assert keys[0] == keys[2] != keys[1] and len(list(tmp_path.glob("checkpoints/*/*.safetensors"))) == 3  # with the float parent
+
+
+def other_processor(state, eps=0.5):
+    return {name: t + eps * torch.randn_like(t) if t.is_floating_point() else t for name, t in state.items()}
+
+
+def test_a_network_lost_and_trained_otherwise_brings_its_own_counts(tmp_path, monkeypatch):
+    """Two networks never mix in one table, as they did where a checkpoint was lost and another processor trained it again."""
+    store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.5), 4)
+    first = collect(store, m)
+    store._remove("checkpoints", engine.trial_key(QAVAT))
+    assert engine.measurement_key(m, store) is None
+    assert [chips for _, chips in engine.missing([m], store).measurements] == [[0, 1, 2, 3]]
+    real = workers.train
+    monkeypatch.setattr(workers, "train", lambda *a: other_processor(real(*a)) if a[4] == RECIPE.epochs else real(*a))
+    grown = collect(store, replace(m, chips=6))
+    assert len(grown) == 6 and grown.key.nunique() == 1 and grown.key[0] != first.key[0]
+    assert not grown[grown.chip < 4].reset_index(drop=True).correct.equals(first.correct)
+
+
+def test_a_network_lost_and_trained_the_same_keeps_its_counts(tmp_path, monkeypatch):
+    store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.5), 3)
+    first = collect(store, m)
+    store._remove("checkpoints", engine.trial_key(QAVAT))
+    monkeypatch.setattr(workers, "measured", lambda *a: pytest.fail("its chips are known"))
+    assert collect(store, m).equals(first)
+
+
+def test_a_small_table_is_of_the_networks_that_it_was_made_of(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr(engine, "Store", lambda: store)
+    arguments = {"shared": [-0.5, 0.5], "images": 60}
+    first = engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, **arguments)
+    state = store.checkpoint(engine.trial_key(QAVAT))
+    store._remove("checkpoints", engine.trial_key(QAVAT))
+    store.save_checkpoint(engine.trial_key(QAVAT), other_processor(state), {})
+    assert not engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, **arguments).equals(first)

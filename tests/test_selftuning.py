@@ -14,6 +14,7 @@ from lib.accounting import column_positions, floored_chips, predicted_error
 from lib.analog import channels_last, evaluating
 from lib.controls import traffic
 from lib.folding import written
+from lib.identity import described
 from lib.selftuning import Gain, Offset, Oracle, ReadOnce, ReferenceCells, ReferenceColumns, SelfTuning, effective_cells
 from lib.variation import LAWS
 
@@ -234,7 +235,7 @@ def test_a_new_estimator_is_one_small_object(images):
         assert len(evaluate(net, images, variation, 3, tuning=SelfTuning(Half())).accuracy) == 3
         with programmed(net, chip, variation, SelfTuning(Half())):
             torch.testing.assert_close(first(x), expected[law], rtol=1e-4, atol=1e-4)
-    assert SelfTuning(Half()).config()["estimator"] == {"type": "Half"} and SelfTuning(Half()).label == "half"
+    assert described(SelfTuning(Half()))["estimator"]["type"] == "Half" and SelfTuning(Half()).label == "half"
     with pytest.raises(ValueError, match="must be a frozen dataclass"):
         SelfTuning(object())
 

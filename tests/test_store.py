@@ -1,15 +1,18 @@
 """The store: keys that follow formulas, entries that notice damage, counts that only grow."""
 
-import shutil
-from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-import lib
+from conftest import copy_project, environment, replaced
+from lib import identity
+from lib.checks import RunError
 from lib.evaluation import Counts
-from lib.store import MEASURING_SOURCES, TRAINING_SOURCES, Store, key_of
+from lib.identity import MEASURING_SOURCES, SOURCES, TRAINING_SOURCES
+from lib.store import Store, key_of
 
 STATE = {"net/w": torch.arange(6.0).view(2, 3), "optimizer/0/momentum_buffer": torch.ones(3), "epoch": torch.tensor(2)}
 
@@ -19,42 +22,91 @@ def counts(*chips):
     return Counts(n, np.full_like(n, 100), 50 + n)
 
 
-@pytest.fixture
-def sources(tmp_path):
-    folder = tmp_path / "sources"
-    shutil.copytree(Path(lib.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
+def keys(**edits: tuple[str, str]):
+    """The keys of both stages with some modules' texts edited: module=(old, new)."""
+    texts = SOURCES | {name: replaced(SOURCES[name], *edit) for name, edit in edits.items()}
+    return [key_of({"a": 1}, stage, texts) for stage in (TRAINING_SOURCES, MEASURING_SOURCES)]
 
 
-def keys(folder):
-    from lib.store import _source_digest
-
-    _source_digest.cache_clear()
-    return [key_of({"a": 1}, stage, folder) for stage in (TRAINING_SOURCES, MEASURING_SOURCES)]
-
-
-def test_a_number_in_a_formula_changes_both_keys(sources):
-    before = keys(sources)
-    path = sources / "quantizers.py"
-    text = path.read_text()
-    assert "2 ** (bits - 1) - 1" in text
-    path.write_text(text.replace("2 ** (bits - 1) - 1", "2 ** (bits - 1) - 2", 1))
-    after = keys(sources)
+def test_a_number_in_a_formula_changes_both_keys():
+    before, after = keys(), keys(quantizers=("2 ** (bits - 1) - 1", "2 ** (bits - 1) - 2"))
     assert after[0] != before[0] and after[1] != before[1]
 
 
-def test_a_new_tuner_keeps_the_checkpoints(sources):
-    before = keys(sources)
-    (sources / "selftuning.py").write_text("FLOOR = 0.25\n")
-    after = keys(sources)
+def test_a_new_tuner_keeps_the_checkpoints():
+    before, after = keys(), keys(selftuning=('label = "oracle"', 'label = "the oracle"'))
     assert after[0] == before[0] and after[1] != before[1]
 
 
-def test_comments_and_docstrings_do_not_count(sources):
-    before = keys(sources)
-    path = sources / "variation.py"
-    path.write_text(path.read_text().replace('"""e_W = σ·z."""', '"""The same in other words."""') + "\n# a remark\n")
-    assert keys(sources) == before
+@pytest.mark.parametrize("old,new", [
+    ('"""e_W = σ·z."""', '"""The same in other words."""'),
+    ("# Chips of one purpose never meet", "# A remark.  Chips of one purpose never meet"),
+    ("    return z * sigma\n", "    return (z * sigma)\n"),
+])  # fmt: skip
+def test_comments_docstrings_and_layout_do_not_count(old, new):
+    assert keys(variation=(old, new)) == keys()
+
+
+def test_a_module_that_does_not_exist_is_an_error():
+    """It would count for nothing, and its edits would go unnoticed."""
+    for names in (("quantisers",), (*TRAINING_SOURCES, "")):
+        with pytest.raises(LookupError, match="no module"):
+            key_of({}, names)
+
+
+# -- the code that ran ----------------------------------------------------------------------------------------
+
+LIVE = """
+import sys
+from pathlib import Path
+from lib import Variation, data, engine, identity
+from lib.store import Store
+from lib.trials import Measurement, Trial
+from lib.training import Recipe
+import os
+os.environ["ANALOG_PIM_JOBS"] = "0"
+trial = Trial("fashion-mnist", "lenet5", "float", Recipe(epochs=1, batch_size=16), width=1/16, train_images=32)
+m = Measurement(trial, Variation(), 1, images=20)
+key = engine.trial_key(trial)
+path = Path(identity.FOLDER) / "{file}"
+text = path.read_text("utf-8")
+assert {old!r} in text
+path.write_text(text.replace({old!r}, {new!r}), "utf-8")
+assert engine.trial_key(trial) == key  # a key speaks of the code in memory
+try:
+    engine.collect([m], progress=False)
+except RuntimeError as error:
+    print("refused:", error)
+try:
+    Store().save_table("k", "a", {{}})
+except RuntimeError as error:
+    print("nothing stored:", not Path(Store().folder).exists())
+"""
+
+
+@pytest.mark.parametrize("file,old,new,refused", [
+    ("quantizers.py", "TINY = 1e-8", "TINY = 1e-7", True),  # imported long ago
+    ("controls.py", "chip_images = 0", "chip_images = 1", True),  # a control that this run does not use, but a key holds
+    ("data.py", "VALIDATION_SHARE = 12", "VALIDATION_SHARE = 12  # one in twelve", False),
+    ("figures.py", "import gc", "import gc  # noqa", False),
+])  # fmt: skip
+def test_an_edited_source_stops_a_run_before_anything_is_stored(tmp_path, file, old, new, refused):
+    folder = copy_project(tmp_path / "copy")
+    code = LIVE.format(file=file, old=old, new=new)
+    env = environment(folder) | {"ANALOG_PIM_CACHE": str(tmp_path / "cache")}
+    out = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert ("refused: " in out.stdout) is refused and ("nothing stored: True" in out.stdout) is refused
+    if refused:
+        assert f"{file} has changed on disk" in out.stdout and "start again" in out.stdout
+
+
+def test_an_edit_that_is_taken_back_is_no_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "_STAMPS", dict.fromkeys(identity._STAMPS, (0, 0)))  # as after touch
+    identity.require_unchanged()
+    monkeypatch.setattr(identity, "SOURCES", identity.SOURCES | {"variation": "x = 1"})
+    with pytest.raises(RunError, match="variation.py has changed on disk"):
+        Store(tmp_path).append_counts("m", counts(0), {})
 
 
 def test_configuration_counts():

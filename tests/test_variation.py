@@ -134,3 +134,24 @@ def test_device_moves_but_does_not_draw():
     if torch.cuda.is_available():
         on_gpu = Variation(0.2).deviation(Chip(3), "a", torch.empty(8, device="cuda"))
         assert torch.equal(on_gpu.cpu(), Variation(0.2).deviation(Chip(3), "a", torch.empty(8)))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_deviations_leave_the_normals_as_they_are(kind):
+    """The same normals twice are the same deviations twice, of the standard deviation that was asked for."""
+    variation, z = Variation(0.5, cells=kind), Chip(0).z_within("layer", (100_000,))
+    first, second = variation.own(z), variation.own(z)
+    assert torch.equal(first, second) and first.std().item() == pytest.approx(0.5, rel=0.02)
+    assert torch.equal(z, Chip(0).z_within("layer", (100_000,)))
+
+
+@pytest.mark.parametrize("make", [
+    lambda: Variation(within=30), lambda: Variation(between=5.0), lambda: Variation.split(30, 0.5), lambda: Variation.split(1.2, 0.0),
+])  # fmt: skip
+def test_a_per_cent_typed_as_a_fraction_is_refused(make):
+    with pytest.raises(ValueError, match=r"must be a fraction from 0 to 1, got .* \(30 % is 0.3\); large=True allows more"):
+        make()
+
+
+def test_a_large_sigma_is_taken_where_it_is_asked_for():
+    assert Variation(1.5, large=True).within == 1.5 and Variation.split(2.0, 0.5, large=True).total == pytest.approx(2.0)
