@@ -10,22 +10,27 @@ reconstruction.
 """
 
 from .adaptive import evaluate_mean
-from .analog import programmed, report, to_analog
+from .analog import programmed, report
+from .batch_norm import reestimate_batch_norm
+from .cells import read_cells
+from .checks import UserError
+from .conversion import to_analog
 from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
 from .data import Images, load
 from .evaluation import Counts, accuracy, evaluate
 from .files import load_analog, save_analog
-from .fitting import fit_cells, read_cells
+from .fitting import fit_cells
 from .networks import build
+from .post_training import post_training_quantize
 from .quantizers import Bits
 from .selftuning import Gain, Offset, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
-from .training import Recipe, fit, post_training_quantize, reestimate_batch_norm
-from .variation import Chip, Variation
+from .training import Recipe, fit
+from .variation import Chip, Variation, register_cells, register_law
 
 __version__ = "0.1.0"
 __all__ = [
     "Bits", "Chip", "Counts", "Gain", "Images", "NoisyBatchNorm", "Offset", "Oracle", "OutputGain", "PerChipBatchNorm",
-    "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning", "StaticFold", "Variation", "accuracy", "build",
+    "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning", "StaticFold", "UserError", "Variation", "accuracy", "build",
     "evaluate", "evaluate_mean", "fit", "fit_cells", "load", "load_analog", "post_training_quantize", "programmed",
-    "read_cells", "reestimate_batch_norm", "report", "save_analog", "to_analog",
+    "read_cells", "register_cells", "register_law", "reestimate_batch_norm", "report", "save_analog", "to_analog",
 ]  # fmt: skip

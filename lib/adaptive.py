@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from .checks import integer, real
+from .checks import InputError, integer, real
+from .classify import require_images
 from .data import Images
 from .evaluation import Counts, evaluate
 from .statistics import Estimate, chips_for, mean
@@ -35,13 +36,14 @@ def evaluate_mean(
     Chips 0 … pilot − 1 tell the variance and so the number of chips; those correct it, once.  No more looks: stopping as
     soon as an interval seems short enough would cost coverage.  options go to `evaluate`.
     Raises ValueError for a half-width that is not above 0, a pilot below 2 chips, or more than 100,000 chips to take."""
+    require_images(images)
     real("half_width", half_width, 1e-9), integer("pilot", pilot, 2)
     slices = options | {"images_per_chip": min(images_per_chip, len(images))}
     counts = evaluate(net, images, variation, pilot, **slices)
     for _ in range(STAGES):
         n = chips_for(counts.accuracy, half_width)
         if n > MAX_CHIPS:
-            raise ValueError(f"half_width {half_width:g} would take {n} chips; allowed: at most {MAX_CHIPS}; ask for a wider interval")
+            raise InputError(f"half_width {half_width:g} would take {n} chips; allowed: at most {MAX_CHIPS}; ask for a wider interval")
         if n > len(counts.chips):
             counts = joined(counts, evaluate(net, images, variation, range(len(counts.chips), n), **slices))
     return mean(counts.accuracy), counts

@@ -1,4 +1,4 @@
-"""The analog layer, its two slots, and the way from any network to an analog one.
+"""The analog layer, its two slots, and a network programmed onto a chip.
 
     y = correct( op( q_a(x), deviate( q_w(w) ) ), q_a(x) ) + bias
 
@@ -8,7 +8,7 @@ exact.  `deviate` and `correct` are empty (None) until training, or `programmed`
 
 from __future__ import annotations
 
-import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import one_of
-from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, weight_quantizer
-from .variation import Chip, Variation
+from .checks import InputError, one_of
+from .variation import Chip, Variation, require_variation
 
 Deviate = Callable[[Tensor], Tensor]  # q_w(w) ↦ w̃
 # (ỹ, q_a(x)) ↦ y; where it is linear it may say how it acts on the cells, fold(w̃): correct(op(x, w̃), x) = op(x, fold(w̃))
@@ -40,8 +39,8 @@ class Crossbar:
         w = self.quantize_weight(self.weight)
         return w if self.deviate is None else self.deviate(w)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.quantize_input(x)
+    def forward(self, input: Tensor) -> Tensor:  # torch's own name, for callers by keyword
+        x = self.quantize_input(input)
         if self.correct is None:
             return self.op(x, self.cells(), self.bias)
         y = self.correct(self.op(x, self.cells()), x)
@@ -94,6 +93,13 @@ def wide(net: nn.Module) -> bool:
     return any(m.in_channels // m.groups >= WIDE for m in net.modules() if isinstance(m, nn.Conv2d))
 
 
+def thin_stride(net: nn.Module) -> bool:
+    """Whether a strided 1×1 convolution of `net` has 2 to 7 input channels: its backward in channels-last writes past its
+    memory on processors without AVX-512 (torch 2.14, found with such layers alone), which ends the process."""
+    strided = (m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1)
+    return any(1 < m.in_channels // m.groups < 8 for m in strided)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """x (B, C, H, W) with its channels innermost in memory, for one channel too, where torch's own `to` is idle."""
     return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
@@ -111,6 +117,31 @@ def layout(net: nn.Module, x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def require_one_input(net: nn.Module) -> None:
+    """InputError for a forward that cannot be called with one batch."""
+    try:
+        inspect.signature(net.forward).bind(None)
+    except TypeError:
+        raise InputError(
+            f"{type(net).__name__}.forward takes {inspect.signature(net.forward)}, here it is called with one batch of images; "
+            "wrap it in a module whose forward takes x alone"
+        ) from None
+
+
+def run(net: nn.Module, x: Tensor):
+    """net(x); InputError in one line where the network does not take inputs of that shape."""
+    try:
+        return net(x)
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{type(net).__name__} does not run on a batch of shape {tuple(x.shape)}, {x.dtype}: {said}") from error
+
+
+def dtype_of(net: nn.Module) -> torch.dtype:
+    """The floating type of a network's parameters; float32 without any."""
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+
+
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[nn.Module]:
     """Evaluation mode without gradients; every module's own mode comes back at the end."""
@@ -124,62 +155,15 @@ def evaluating(net: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
-def to_analog(
-    net: nn.Module, bits: str | Bits | None = None, calibrate: Tensor | None = None, quantizers: str = "learned"
-) -> nn.Module:
-    """A copy of `net` whose Conv2d and Linear layers, anywhere in its tree, are crossbars.
-
-    bits: "A4W2", or None for float crossbars (deviated, not quantized).
-    calibrate: a batch (B, C, H, W) of normalized inputs, required with bits: it fixes every layer's sign and step.
-    quantizers: "learned" (default), "line-search" weights, "legacy" [code 2021], or "legacy-may" (its earlier binary
-    weights, `BinaryChannels`).
-    Layers that the batch does not reach, and every other kind of module, stay digital: `report` lists them.
-    Raises ValueError for wrong bits or quantizers, a missing or empty batch, or a network without such a layer."""
-    one_of("quantizers", quantizers, QUANTIZER_SETS)
-    bits = None if bits is None else Bits.parse(bits)
-    net = copy.deepcopy(net)
-    # exact types: a subclass may bypass forward (as MultiheadAttention's out_proj does)
-    found = [m for m in net.modules() if type(m) in ANALOG]
-    if not found:
-        raise ValueError(f"{type(net).__name__} has no Conv2d or Linear layer to put on a crossbar")
-    inputs = dict.fromkeys(found, nn.Identity) if bits is None else _observe(net, found, bits, calibrate, quantizers)
-    for module, quantize_input in inputs.items():
-        weights = nn.Identity() if bits is None else weight_quantizer(bits.weights, module.weight, quantizers)
-        place(module, quantize_input if bits else nn.Identity(), weights)
-    return net
-
-
-def place(layer: nn.Module, quantize_input: nn.Module, quantize_weight: nn.Module) -> None:
-    """Turn a Conv2d or Linear into a crossbar where it stands: its name, hooks and sharing stay as they are."""
-    layer.__class__ = ANALOG[type(layer)]
-    layer.quantize_input, layer.quantize_weight = quantize_input, quantize_weight
-
-
-def _observe(net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor | None, quantizers: str) -> dict:
-    """The activation quantizer of each layer that one forward pass of `batch` reaches, started on its input."""
-    if batch is None or len(batch) == 0:
-        raise ValueError("calibrate must be a batch of at least one normalized input, got none")
-    made: dict[nn.Module, nn.Module] = {}
-    signs: dict[nn.Module, bool] = {}
-
-    def look(module, args):
-        x = args[0]
-        signed = bool((x < 0).any())
-        if module in made and signed <= signs[module]:
-            return  # a shared layer: its first input decides, unless a later one brings the first negative value
-        signs[module] = signed
-        # [code 2021] quantizes, then multiplies the unquantized input in linear layers of more than one bit
-        slip = quantizers.startswith("legacy") and bits.activations > 1 and isinstance(module, nn.Linear)
-        made[module] = nn.Identity() if slip else activation_quantizer(bits.activations, x, signed, quantizers)
-
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    try:
-        with evaluating(net):
-            net(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return made
+def varying(net: nn.Module, variation: Variation) -> dict[str, Crossbar]:
+    """Name → layer of every crossbar; InputError for a network without, or a variation of layers that it does not have."""
+    require_variation(variation)
+    layers = dict(crossbars(net))
+    if not layers:
+        raise InputError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
+    for name in variation.layers or ():
+        one_of("layer", name, layers)
+    return layers
 
 
 @contextmanager
@@ -187,11 +171,7 @@ def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | 
     """The network as it sits on one chip: both slots of every crossbar filled, and restored at the end.
 
     Raises ValueError for a network without analog layers, or a variation of layers that it does not have."""
-    layers = dict(crossbars(net))
-    if not layers:
-        raise ValueError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
-    for name in variation.layers or ():
-        one_of("layer", name, layers)
+    layers = varying(net, variation)
     before = [(layer, layer.deviate, layer.correct) for layer in layers.values()]
     try:
         for name, layer in layers.items():
@@ -226,7 +206,7 @@ def report(net: nn.Module) -> list[LayerReport]:
             place, cells = "analog", module.weight.numel()
             why = "weights on a crossbar" + ("" if module.bias is None else ", bias digital")
         elif type(module) in ANALOG:
-            why = "not reached by the calibration batch"
+            why = "the output for the calibration batch does not depend on its weights in this layer"
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             why = f"a subclass of {type(module).__mro__[1].__name__} may compute without its forward"
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, programmed, wide
-from .checks import integer, one_of
+from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, programmed, varying, wide
+from .checks import InputError, integer, one_of
+from .classify import inputs, logits, look_over, require_images
 from .data import Images
-from .folding import way, written
+from .folding import Way, way, written
 from .statistics import Estimate, chip_yield, mean, quantile
 from .variation import Chip, Variation, keyed_generator
 
@@ -64,20 +66,30 @@ def evaluate(
     precision: of the convolutions, "float32" or "bfloat16", None for `best_precision(net)`; it moves single predictions,
     not the mean.  progress(n): called with the images of each chip.
     Chip i is the same cell by cell for every network layout of the same names, σ, law and tuning.
-    Raises ValueError for no chips, a bad index, an unknown precision or more images a chip than there are."""
-    indices = range(integer("chips", chips, 1)) if isinstance(chips, int) else list(chips)
-    if len(indices) == 0:
-        raise ValueError("evaluate needs at least one chip, got none")
+    Raises InputError for no chips, a bad index, an unknown precision, one that the network does not bear, more images a
+    chip than there are, and whatever `look_over` refuses."""
+    indices = _indices(chips)
+    require_images(images)
+    varying(net, variation)
+    integer("batch_size", batch_size, 1)
+    if tuning is not None and (not callable(tuning) or isinstance(tuning, type)):
+        fix = "SelfTuning(…) around an estimator" if hasattr(tuning, "estimate") else "its bind(net, data.train)"
+        raise InputError(f"tuning must be a tuner that a chip can enter, got {tuning!r:.80}; give {fix}")
     seen = len(images) if images_per_chip is None else integer("images_per_chip", images_per_chip, 1, len(images))
-    precision = best_precision(net) if precision is None else one_of("precision", precision, PRECISIONS)
+    one_of("precision", precision, (None, *PRECISIONS))
+    look_over(net, images)
+    x = inputs(net, images.take(slice(0, 2)))
+    precision = precision or best_precision(net, x)
+    if precision == "bfloat16" and (reason := refusal(net, x, torch.bfloat16)):
+        raise InputError(f"{type(net).__name__} does not run in bfloat16 ({reason}); use precision='float32'")
     # float32 leaves a network of another type as it is
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    quick = way(net, images.take(slice(0, 2)).normalized())
-    whole = list(_batches(images, batch_size, dtype, quick.layout)) if seen == len(images) else None
+    quick = way(net, x)
+    whole = list(_batches(net, images, batch_size, dtype, quick.layout)) if seen == len(images) else None
     correct = []
     with evaluating(net):
         for chip in (Chip.of(purpose, index) for index in indices):
-            batches = whole or _batches(images.take(_slice(chip, len(images), seen)), batch_size, dtype, quick.layout)
+            batches = whole or _batches(net, images.take(_slice(chip, len(images), seen)), batch_size, dtype, quick.layout)
             with programmed(net, chip, variation, tuning), written(net, dtype, quick):
                 correct.append(sum(int((net(x).argmax(1) == labels).sum()) for x, labels in batches))
             if progress:
@@ -86,15 +98,33 @@ def evaluate(
     return Counts(np.array(indices, np.int64), np.full(n, seen, np.int64), np.array(correct, np.int64))
 
 
+def _indices(chips: int | Sequence[int]) -> Sequence[int]:
+    if isinstance(chips, Integral):
+        return range(integer("chips", chips, 1))
+    try:
+        indices = chips.tolist() if hasattr(chips, "tolist") else list(chips)
+        if isinstance(indices, int):  # an array of no dimension
+            return _indices(indices)
+    except TypeError:
+        raise InputError(f"chips must be a number of chips or a list of their indices, got {chips!r}") from None
+    if not indices:
+        raise InputError("evaluate needs at least one chip, got none")
+    if len(set(indices)) < len(indices):
+        raise InputError(f"a chip is named twice among {len(indices)} chips; each counts once: it is the same each time")
+    return indices
+
+
 def _slice(chip: Chip, total: int, size: int) -> Tensor:
     """The images that a chip sees: `size` of `total`, without repetition, a function of the chip's seed."""
     return torch.from_numpy(keyed_generator("slice", chip.seed).permutation(total)[:size].copy())
 
 
-def _batches(images: Images, size: int, dtype: torch.dtype | None, layout: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(
+    net: nn.Module, images: Images, size: int, dtype: torch.dtype | None, layout: torch.memory_format
+) -> Iterator[tuple[Tensor, Tensor]]:
     """(x normalized, labels) in the layout and type of the fastest convolutions."""
     for part in _parts(images, size):
-        x = part.normalized()
+        x = inputs(net, part)
         yield (channels_last(x) if layout is torch.channels_last else x).to(dtype), part.labels
 
 
@@ -103,27 +133,39 @@ PRECISIONS = ("float32", "bfloat16")
 MIXED = (Crossbar, nn.BatchNorm2d, nn.BatchNorm1d)
 
 
-def best_precision(net: nn.Module) -> str:
-    """The fastest precision at which `net` can be evaluated here: a function of network and type of processor alone.
+def best_precision(net: nn.Module, x: Tensor) -> str:
+    """The fastest precision at which `net` can be evaluated here on inputs like x (B, …): a function of network, shape and
+    type of processor alone.
 
-    bfloat16 where the processor multiplies it in hardware, the convolutions are `wide`, and every module with parameters
-    takes it.  It holds activation codes of up to 8 bits exactly, and rounds cells by 0.2%, far below any σ."""
+    bfloat16 where the processor multiplies it in hardware, the convolutions are `wide`, every module with parameters takes
+    it, and a trial does not fail.  It holds activation codes of up to 8 bits exactly, and rounds cells by 0.2%, far below any σ."""
     quantizers = {id(q) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight)}
     modules = [m for m in net.modules() if id(m) not in quantizers and any(True for _ in m.parameters(recurse=False))]
     on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in net.parameters())
     fits = on_cpu and wide(net) and all(isinstance(m, MIXED) for m in modules)
-    return "bfloat16" if fits and torch.cpu._is_avx512_bf16_supported() else "float32"
+    return "bfloat16" if fits and torch.cpu._is_avx512_bf16_supported() and not refusal(net, x, torch.bfloat16) else "float32"
+
+
+def refusal(net: nn.Module, x: Tensor, dtype: torch.dtype) -> str | None:
+    """Why a network does not take inputs of a type, tried on x: a constant of its own, as the kernel of a blur, may not."""
+    try:
+        with evaluating(net), written(net, dtype, Way()):
+            return None if torch.isfinite(net(x.to(dtype))).all() else "not finite"
+    except (RuntimeError, TypeError, ValueError) as error:  # the forward is the user's
+        return " ".join(str(error).split())[:200]
 
 
 def accuracy(net: nn.Module, images: Images, batch_size: int = 250) -> float:
     """% right of a network as it stands, analog or not, without any chip."""
+    integer("batch_size", batch_size, 1)
+    look_over(net, images)
     with evaluating(net):
         right = sum(int((_predict(net, part) == part.labels).sum()) for part in _parts(images, batch_size))
     return 100 * right / len(images)
 
 
 def _predict(net: nn.Module, images: Images) -> Tensor:
-    return net(images.normalized()).argmax(1)
+    return logits(net, inputs(net, images)).argmax(1)
 
 
 def _parts(images: Images, size: int) -> list[Images]:

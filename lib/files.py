@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .analog import crossbars, place
+from .analog import crossbars
+from .checks import InputError, StorageError
+from .conversion import copied, place
 from .quantizers import Binary, BinaryChannels, LearnedSign, LearnedStep, LegacyActivations, LegacySign, LineSearch
 
 FORMAT = "analog-pim-companion 1"
@@ -42,12 +43,12 @@ def save_analog(net: nn.Module, path: str | Path) -> None:
     OSError where the file cannot be written."""
     layers = {name: [_described(name, q) for q in (m.quantize_input, m.quantize_weight)] for name, m in crossbars(net)}
     if not layers:
-        raise ValueError(f"{type(net).__name__} has no analog layer to save; make them with to_analog(net, bits, calibrate)")
+        raise InputError(f"{type(net).__name__} has no analog layer to save; make them with to_analog(net, bits, calibrate)")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     try:
         save_file(tensors, str(path), metadata={"format": FORMAT, "layers": json.dumps(layers)})
     except SafetensorError as error:
-        raise OSError(f"cannot write {path} ({error}); name a file in a folder that exists and may be written to") from None
+        raise StorageError(f"cannot write {path} ({error}); name a file in a folder that exists and may be written to") from None
 
 
 def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
@@ -56,29 +57,29 @@ def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
     Raises ValueError where the file is damaged or not one of `save_analog`, or where `net` has other layers;
     FileNotFoundError where there is none."""
     if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder; name the file in it that save_analog wrote")
+        raise InputError(f"{path} is a folder; name the file in it that save_analog wrote")
     try:
         with safe_open(str(path), "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}); write it again with save_analog") from None
+        raise InputError(f"{path} is no readable safetensors file ({error}); write it again with save_analog") from None
     if about.get("format") != FORMAT:
-        raise ValueError(f"{path} has the format {about.get('format')!r}, allowed: {FORMAT!r}; write it with save_analog")
-    net = copy.deepcopy(net)
+        raise InputError(f"{path} has the format {about.get('format')!r}, allowed: {FORMAT!r}; write it with save_analog")
+    net = copied(net)
     try:
         for name, (inputs, weights) in json.loads(about["layers"]).items():
             place(net.get_submodule(name), _made(*inputs), _made(*weights))
         net.load_state_dict(tensors)
     except (AttributeError, KeyError, RuntimeError) as error:  # torch names every mismatch, over many lines
         said = " ".join(str(error).split())[:300]
-        raise ValueError(f"{type(net).__name__} is not the network saved in {path}: {said}") from None
+        raise InputError(f"{type(net).__name__} is not the network saved in {path}: {said}") from None
     return net.eval()
 
 
 def _described(layer: str, quantizer: nn.Module) -> list:
     if type(quantizer) not in KINDS:
         allowed = ", ".join(BY_NAME)
-        raise ValueError(f"layer {layer!r} has a quantizer of type {type(quantizer).__name__}, a file can hold: {allowed}")
+        raise InputError(f"layer {layer!r} has a quantizer of type {type(quantizer).__name__}, a file can hold: {allowed}")
     return [type(quantizer).__name__, *KINDS[type(quantizer)][0](quantizer)]
 
 

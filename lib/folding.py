@@ -99,7 +99,7 @@ def idle_relus(net: nn.Module, x: Tensor) -> list[nn.ReLU]:
     if not any(True for _ in crossbars(net)):
         return []
     try:
-        twin, outputs = copy.deepcopy(net).train(), []
+        twin, outputs = copy.deepcopy(net), []
         with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             nodes, certain = _calls(twin)
             chains = {m: _followed(node, certain) for node in nodes if type(m := certain(node)) is nn.ReLU}
@@ -252,11 +252,11 @@ def _written(
     cells = cells.contiguous(memory_format=how) if cells.dim() == 4 else cells
     bias = None if bias is None else bias.to(cells.dtype)
     if correct is None:
-        return lambda x: layer.op(codes(x).to(cells.dtype), cells, bias)
+        return lambda input: layer.op(codes(input).to(cells.dtype), cells, bias)
     exact = layer.weight.dtype  # where a correction trusts its reading must not depend on rounding
 
-    def forward(x: Tensor) -> Tensor:
-        x = codes(x)
+    def forward(input: Tensor) -> Tensor:
+        x = codes(input)
         y = correct(layer.op(x.to(cells.dtype), cells).to(exact), x.to(exact) * step).to(cells.dtype)
         return y if bias is None else y + bias.view(layer.bias_shape)
 

@@ -18,16 +18,20 @@ import torch.nn.functional as F
 from safetensors import torch as safe
 from torch import Tensor, nn
 
-from .analog import report, to_analog
+from .analog import report
+from .cells import COLUMNS
+from .conversion import to_analog
 from .data import Dataset, fingerprint, load
-from .evaluation import Counts, evaluate
+from .evaluation import Counts, best_precision, evaluate
 from .findings import exactly
-from .fitting import COLUMNS, Fit
+from .fitting import Fit
+from .identity import MEASURING_SOURCES, described
+from .post_training import post_training_quantize
 from .profiles import Profile
 from .selftuning import ReferenceCells, SelfTuning
 from .statistics import Claim, bootstrap_mean, paired_difference, quantile
-from .store import MEASURING_SOURCES, Store, key_of
-from .training import Recipe, State, fit, load_network, post_training_quantize
+from .store import Store, key_of
+from .training import Recipe, State, fit, load_network
 from .variation import Variation, keyed_generator
 from .workers import pinned
 
@@ -137,11 +141,11 @@ def conversion_claims(table: pd.DataFrame) -> list[Claim]:
 
 
 def fit_table(found: Fit, truth: Variation) -> pd.DataFrame:
-    """parameter, fitted with interval, true: σ_W, σ_B and the common offset."""
-    values = ((found.within, truth.within), (found.between, truth.between), (found.offset, 0.0))
+    """parameter, fitted with interval, true: σ_W, σ_B and the common factor of readings and targets."""
+    values = ((found.within, truth.within), (found.between, truth.between), (found.factor, 1.0))
     return pd.DataFrame(
         {"parameter": name, "fitted": e.value, "low": e.low, "high": e.high, "true": true, "n": e.n}
-        for name, (e, true) in zip(("σ_W", "σ_B", "offset"), values)
+        for name, (e, true) in zip(("σ_W", "σ_B", "factor"), values)
     )
 
 
@@ -156,8 +160,8 @@ def fit_claims(table: pd.DataFrame, found: Fit) -> list[Claim]:
 
 
 def chip_means(cells, found: Fit) -> pd.DataFrame:
-    """chip, mean: each chip's mean deviation under the fitted law, in the order of the file."""
-    table = pd.DataFrame({"chip": cells.chips, "mean": cells.deviations(found.law)}).dropna()
+    """chip, mean: each chip's mean calibrated deviation under the fitted law, in the order of the file."""
+    table = pd.DataFrame({"chip": cells.chips, "mean": found.deviations(cells)}).dropna()
     return table.groupby("chip", sort=False)["mean"].mean().reset_index()
 
 
@@ -207,7 +211,7 @@ def _digest(net: nn.Module) -> str:
 
 def _kept(data: Dataset, of: Scale, seed: int, name: str, variation: Variation, made: Callable[[], State]) -> State:
     """The state of a training: from the store, or made now on one thread and stored."""
-    config = {"own network": name, "scale": vars(of), "seed": seed, "variation": variation.config(), "data": data.fingerprint}
+    config = {"own network": name, "scale": vars(of), "seed": seed, "variation": described(variation), "data": data.fingerprint}
     store, key = Store(), key_of(config, SOURCES)
     if (state := store.checkpoint(key)) is None:
         with pinned():
@@ -221,11 +225,12 @@ def measured(nets: dict[str, nn.Module], data: Dataset, of: Scale, variation: Va
     frames = []
     for name, net in nets.items():
         for label, v, tuning in (("ideal chip", Variation(), None), ("untuned", variation, None), ("self-tuned", variation, TUNED)):
-            config = {"state": _digest(net), "variation": v.config(), "tuning": label, "data": data.fingerprint, "scale": vars(of)}
+            precision = best_precision(net, data.test.take(slice(0, 2)).normalized())
+            config = {"state": _digest(net), "precision": precision, "variation": described(v), "tuning": label, "data": data.fingerprint, "scale": vars(of)}
             store, key, n = Store(), key_of(config, SOURCES), of.chips if v else 1
             if len(store.counts(key).chips) < n:
                 with pinned():
-                    store.append_counts(key, evaluate(net, data.test, v, n, tuning=tuning), config)
+                    store.append_counts(key, evaluate(net, data.test, v, n, tuning=tuning, precision=precision), config)
             counts: Counts = store.counts(key)
             frames.append(counts.to_frame().assign(net=name, tuning=label, key=key[:16]))
     return pd.concat(frames, ignore_index=True)[["net", "tuning", "chip", "accuracy", "key"]]

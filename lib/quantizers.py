@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .checks import integer, one_of
+from .checks import InputError, integer, one_of
 
 MAX_BITS = 8
 QUANTIZER_SETS = ("learned", "line-search", "legacy", "legacy-may")
@@ -40,7 +40,7 @@ class Bits:
             return text
         match = re.fullmatch(r"A(-?[\d.]+)W(-?[\d.]+)", str(text))
         if not match:
-            raise ValueError(f'bits must look like "A4W2" (activation bits, weight bits, each 1 to {MAX_BITS}), got {text!r}')
+            raise InputError(f'bits must look like "A4W2" (activation bits, weight bits, each 1 to {MAX_BITS}), got {text!r}')
         widths = [int(part) if re.fullmatch(r"-?\d+", part) else part for part in match.groups()]
         return cls(*widths)
 
@@ -55,7 +55,7 @@ def levels(bits: int, signed: bool) -> tuple[int, int]:
         return 0, 2**bits - 1
     n = 2 ** (bits - 1) - 1
     if n == 0:
-        raise ValueError("1 signed bit has no symmetric grid around 0; allowed: 2 to 8 bits, or the sign quantizers")
+        raise InputError("1 signed bit has no symmetric grid around 0; allowed: 2 to 8 bits, or the sign quantizers")
     return -n, n
 
 
@@ -96,13 +96,20 @@ def line_search(w: Tensor, bits: int) -> Tensor:
     return best_step(w.detach(), torch.lerp(ends[0], ends[1], torch.linspace(0, 1, 10, device=w.device)), lo, hi)
 
 
+def thinned(x: Tensor, n: int = 2**13) -> Tensor:
+    """At most n values of x, flat, without gradient: by a golden-ratio sequence, since a regular stride would meet the same
+    image columns again and again."""
+    x = x.detach().flatten()
+    if x.numel() <= n:
+        return x
+    golden = torch.arange(n, dtype=torch.float64, device=x.device) * ((math.sqrt(5) - 1) / 2) % 1
+    return x[(golden * x.numel()).long()]
+
+
 def activation_step(x: Tensor, bits: int, signed: bool) -> Tensor:
     """Start of an activation step: the L2-best of 20 from max|x|/n down to a tenth of it, log-spaced [ours];
     one signed bit: mean|x|, which is L2-best for s·sign(x).  Looks at 2^13 values at most."""
-    x = x.detach().flatten()
-    if x.numel() > 2**13:  # a golden-ratio sequence, since a regular stride would meet the same image columns
-        golden = torch.arange(2**13, dtype=torch.float64, device=x.device) * ((math.sqrt(5) - 1) / 2) % 1
-        x = x[(golden * x.numel()).long()]
+    x = thinned(x)
     if signed and bits == 1:
         return x.abs().mean().clamp_min(TINY)
     lo, hi = levels(bits, signed)
@@ -155,8 +162,9 @@ class LearnedStep(nn.Module):
         return cls(bits, True, 2 * w.detach().abs().mean() / math.sqrt(n), w.numel())
 
     @classmethod
-    def for_activations(cls, bits: int, x: Tensor, signed: bool) -> LearnedStep:
-        return cls(bits, signed, activation_step(x, bits, signed), x[0].numel())
+    def for_activations(cls, bits: int, x: Tensor, signed: bool, count: int | None = None) -> LearnedStep:
+        """s starts at `activation_step` of inputs x (B, …), or of any values of them with `count` features a sample."""
+        return cls(bits, signed, activation_step(x, bits, signed), x[0].numel() if count is None else count)
 
     @property
     def scale(self) -> Tensor:
@@ -271,14 +279,15 @@ def weight_quantizer(bits: int, w: Tensor, quantizers: str = "learned") -> nn.Mo
     if integer("weight bits", bits, 1, MAX_BITS) == 1:
         return BinaryChannels() if quantizers == "legacy-may" else Binary()
     if quantizers == "legacy-may":
-        raise ValueError(f'quantizers "legacy-may" allow 1 weight bit, got {bits}; use "legacy"')
+        raise InputError(f'quantizers "legacy-may" allow 1 weight bit, got {bits}; use "legacy"')
     return LearnedStep.for_weights(bits, w) if quantizers == "learned" else LineSearch(bits, w)
 
 
-def activation_quantizer(bits: int, x: Tensor, signed: bool, quantizers: str = "learned") -> nn.Module:
-    """The activation quantizer of a set, started on a batch x (B, …) of the layer's inputs."""
+def activation_quantizer(bits: int, x: Tensor, signed: bool, quantizers: str = "learned", count: int | None = None) -> nn.Module:
+    """The activation quantizer of a set, started on a batch x (B, …) of the layer's inputs, or on some of their values, the
+    largest among them, with `count` features a sample."""
     one_of("quantizers", quantizers, QUANTIZER_SETS)
     one_bit = integer("activation bits", bits, 1, MAX_BITS) == 1
     if quantizers.startswith("legacy"):
         return LegacySign() if one_bit else LegacyActivations(bits, x)
-    return (LearnedSign if one_bit and signed else LearnedStep).for_activations(bits, x, signed)
+    return (LearnedSign if one_bit and signed else LearnedStep).for_activations(bits, x, signed, count)

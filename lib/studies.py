@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .analog import crossbars, to_analog
+from .analog import crossbars
 from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
+from .conversion import to_analog
 from .costs import shape
 from .networks import build
 from .profiles import CLAIM_SHARE, Profile, Setting

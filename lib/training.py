@@ -1,31 +1,30 @@
-"""Training: float, variability-oblivious (QAT), float under variation (float-VAT), joint (QAVAT), and PTQ.
+"""Training: float, variability-oblivious (QAT), float under variation (float-VAT), joint (QAVAT).
 
     QAVAT step:  loss( net with w̃ = deviate(q_w(w)), a fresh chip a minibatch shared over the batch )   [code 2021]
 
 One `fit` serves them all: the network decides on quantization, `variation` on deviation.  Everything random (batches,
-augmentation, chips) is a function of seed and step, so a run that stops after any epoch resumes bit for bit.
+augmentation, chips, dropout) is a function of seed and step, so a run that stops after any epoch resumes bit for bit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .analog import channels_last, crossbars, evaluating, layout, programmed, to_analog, wide
-from .checks import integer, one_of, real
+from .analog import dtype_of, varying
+from .batch_norm import Layout, fabricated, reestimate_batch_norm, train_mode
+from .checks import DivergedError, InputError, integer, one_of, real
+from .classify import look_over
 from .data import Augment, Images
 from .folding import idle_relus, without
-from .quantizers import TINY, Bits, LearnedStep, activation_step
-from .variation import Chip, PassingChip, Variation
+from .variation import NO_VARIATION, Chip, PassingChip, Variation, keyed_seed, require_variation
 
 State = dict[str, Tensor]  # flat and safe to store: "net/…", "optimizer/…", "epoch"
-NO_VARIATION = Variation()
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,6 @@ class Recipe:
             return self.lr * done / self.warmup
         return self.lr * 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup or 1)))
 
-    def config(self) -> dict:
-        return asdict(self)
-
 
 def fit(
     net: nn.Module,
@@ -83,27 +79,41 @@ def fit(
     until: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> State:
-    """Train `net` in place, to the end or to epoch `until`, and return the state from which `resume` goes on.
+    """Train `net` in place, to the end or to epoch `until`, and return the state from which `resume` goes on; `net` ends in
+    evaluation mode.
 
     With variation, `net` needs analog layers; after the last epoch its BN statistics are re-estimated over
-    `recipe.bn_draws` fresh chips.  progress(n): called with the images of each minibatch.
-    Raises ValueError for a bad seed or epoch, FloatingPointError where the loss is no longer finite."""
+    `recipe.bn_draws` fresh chips.  What is `frozen` stays so.  progress(n): called with the images of each minibatch.
+    Raises InputError for a bad seed or epoch, a network in half precision and whatever `look_over` refuses, DivergedError
+    where the loss is no longer finite."""
     integer("seed", seed, 0, 2**16 - 1)
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"recipe must be a Recipe, such as Recipe.quick(), got {recipe!r:.80}; the variation comes after it")
     until = recipe.epochs if until is None else integer("until", until, 1, recipe.epochs)
+    if (dtype := dtype_of(net)) not in (torch.float32, torch.float64):
+        raise InputError(f"fit trains in float32 or float64, {type(net).__name__} is in {dtype}; call net.float() first")
+    require_variation(variation)
+    if variation:
+        varying(net, variation)
+    look_over(net, images)
+    if not any(p.requires_grad for p in net.parameters()):
+        raise InputError(f"no parameter of {type(net).__name__} takes a gradient; call requires_grad_(True) on what is to be trained")
     optimizer = _optimizer(net, recipe)
     first = _restore(net, optimizer, resume) if resume else 0
-    lay = _Layout(net)
+    lay = Layout(net)
     steps = max(1, len(images) // recipe.batch_size)
-    net.train()
-    with without(idle_relus(net, images.take(slice(0, 2)).normalized())):
+    train_mode(net)
+    place = next(net.parameters()).device
+    with torch.random.fork_rng([place] if place.type == "cuda" else []), without(idle_relus(net, images.take(slice(0, 2)).normalized().to(dtype))):
         for epoch in range(first, until):
             for i, (x, labels) in enumerate(images.batches(recipe.batch_size, ("train", seed, epoch), recipe.augment)):
                 step, x = epoch * steps + i, lay(x)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(step / (steps * recipe.epochs))
+                torch.manual_seed(keyed_seed("dropout", seed, step))
                 loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", step, seed))
                 if not math.isfinite(loss):
-                    raise FloatingPointError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
+                    raise DivergedError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
                 if progress:
                     progress(len(labels))
     if variation and until == recipe.epochs and recipe.bn_draws:
@@ -119,28 +129,6 @@ def _step(net, optimizer, x: Tensor, labels: Tensor, variation: Variation, chip:
         loss.backward()
     optimizer.step()
     return loss.item()
-
-
-class _Layout:
-    """Minibatches as `net` computes them fastest: channels-last if it is wide and takes that, which the first one tells."""
-
-    def __init__(self, net: nn.Module):
-        self.net, self.format = net, None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.format is None:
-            self.format = layout(self.net, x) if wide(self.net) else torch.contiguous_format
-        return channels_last(x) if self.format is torch.channels_last else x
-
-
-@contextmanager
-def fabricated(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
-    """`programmed`, or nothing at all without variation, so that a plain float module trains too."""
-    if variation:
-        with programmed(net, chip, variation):
-            yield net
-    else:
-        yield net
 
 
 def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -179,78 +167,3 @@ def load_network(net: nn.Module, state: State) -> nn.Module:
     """Put the network part of a state into `net` (same architecture and bits) and return it."""
     net.load_state_dict({name[4:]: tensor for name, tensor in state.items() if name.startswith("net/")})
     return net
-
-
-def reestimate_batch_norm(
-    net: nn.Module,
-    images: Images,
-    variation: Variation = NO_VARIATION,
-    *,
-    seed: int = 0,
-    draws: int = 200,
-    batch_size: int = 128,
-) -> None:
-    """Replace the running statistics of every BN layer by their plain average over `draws` fresh chips, one
-    training minibatch each.  A moving average would freeze the last few chips' gains into the network."""
-    layers = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    if not layers:
-        return
-    momenta, lay = [layer.momentum for layer in layers], _Layout(net)
-    try:
-        with evaluating(net):
-            for layer in layers:
-                layer.reset_running_stats()
-                layer.momentum = None  # torch: a cumulative average
-                layer.train()
-            for draw, x in zip(range(draws), _endless(images, batch_size, seed)):
-                with fabricated(net, PassingChip.of("batch-norm", draw, seed), variation):
-                    net(lay(x))
-    finally:
-        for layer, momentum in zip(layers, momenta):
-            layer.momentum = momentum
-
-
-def _endless(images: Images, batch_size: int, seed: int) -> Iterator[Tensor]:
-    epoch = 0
-    while True:
-        for x, _ in images.batches(batch_size, ("batch-norm", seed, epoch)):
-            yield x
-        epoch += 1
-
-
-def post_training_quantize(
-    net: nn.Module,
-    bits: str | Bits,
-    images: Images,
-    variation: Variation = NO_VARIATION,
-    *,
-    seed: int = 0,
-    batch_size: int = 128,
-    draws: int = 200,
-    quantizers: str = "line-search",
-) -> nn.Module:
-    """A quantized copy of a float network: weights by line search; activation steps and BN statistics from one noisy
-    pass over (up to `draws` minibatches of) the training data.  [code 2021]; the step rule of the pass is [ours]:
-    each layer's step is the mean over minibatches of the L2-best one, `activation_step`."""
-    source, batches = net, _endless(images, batch_size, seed)
-    net = to_analog(source, bits, next(batches), quantizers)
-    for _, layer in crossbars(net):
-        if quantizers == "line-search" and isinstance(layer.quantize_input, LearnedStep):
-            layer.register_forward_pre_hook(_StepAverage())
-    reestimate_batch_norm(net, images, variation, seed=seed, draws=draws, batch_size=batch_size)
-    for _, layer in crossbars(net):
-        layer._forward_pre_hooks.clear()
-    return net.eval()
-
-
-class _StepAverage:
-    """Forward pre-hook: keeps the layer's activation step at the mean of the L2-best steps seen so far."""
-
-    def __init__(self):
-        self.total, self.n = 0.0, 0
-
-    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        quantizer = layer.quantize_input
-        self.total += activation_step(args[0], quantizer.bits, quantizer.signed)
-        self.n += 1
-        quantizer.step.data.copy_(self.total / self.n).clamp_(min=TINY)

@@ -107,7 +107,7 @@ def test_the_fitted_law_is_found_both_ways(tmp_path):
         found = fit_cells(read_cells(own_network.write_cells(tmp_path / "cells.csv", truth, seed=1)))
         assert found.law == law and found.decided and abs(found.within.value - 0.2) < 0.02
         table = own_network.fit_table(found, truth)
-        assert list(table.parameter) == ["σ_W", "σ_B", "offset"] and len(own_network.fit_claims(table, found)) == 4
+        assert list(table.parameter) == ["σ_W", "σ_B", "factor"] and len(own_network.fit_claims(table, found)) == 4
 
 
 def test_a_float_module_of_any_kind_is_fine_tuned(images):

@@ -1,0 +1,230 @@
+"""The way from any network to an analog one: which layers become crossbars, and where their quantizers start."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Collection
+from dataclasses import is_dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .analog import ANALOG, Crossbar, crossbars, dtype_of, evaluating, require_one_input, run
+from .checks import InputError, one_of
+from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, thinned, weight_quantizer
+
+
+def to_analog(
+    net: nn.Module, bits: str | Bits | None = None, calibrate: Tensor | None = None, quantizers: str = "learned"
+) -> nn.Module:
+    """A copy of `net` whose Conv2d and Linear layers, anywhere in its tree, are crossbars.
+
+    bits: "A4W2", or None for float crossbars (deviated, not quantized).
+    calibrate: a batch (B, C, H, W) of normalized inputs, required with bits: it fixes every layer's sign and step.  With or
+    without bits it shows which layers' cells change the output.
+    quantizers: "learned" (default), "line-search" weights, "legacy" [code 2021], or "legacy-may" (its earlier binary
+    weights, `BinaryChannels`).
+    Layers whose cells change nothing on the batch, and every other kind of module, stay digital: `report` lists them; a
+    warning says where that is more than half of the parameters.
+    Raises InputError for wrong bits or quantizers, a batch that is missing, empty, not finite, all zero or not normalized,
+    and for a network without such a layer, or with weights that are computed, lazy or scripted."""
+    require_convertible(net)
+    batch = None if bits is None and calibrate is None else _calibration(net, calibrate)
+    # tried without quantizers: through coarse ones the signal of a network that is still untrained may die out
+    idle = [] if batch is None else unread(converted(net, None), batch)
+    net = converted(net, bits, batch, quantizers, idle)
+    _tell_digital_share(net)
+    return net
+
+
+def converted(
+    net: nn.Module, bits: str | Bits | None, batch: Tensor | None = None, quantizers: str = "learned", leave: Collection[str] = ()
+) -> nn.Module:
+    """`to_analog` for networks and batches that are known to be sound; the layers named in `leave` stay digital."""
+    one_of("quantizers", quantizers, QUANTIZER_SETS)
+    bits = None if bits is None else Bits.parse(bits)
+    net = copied(net)
+    for module in net.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # torch's fast path of evaluation would read the weights past the layers
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # of the same path
+    # exact types: a subclass may bypass forward (as MultiheadAttention's out_proj does)
+    found = [m for name, m in net.named_modules() if type(m) in ANALOG and name not in leave]
+    if not found:
+        used = ", or none whose weights this batch reaches" if leave else ""
+        raise InputError(f"{type(net).__name__} has no Conv2d or Linear layer to put on a crossbar{used}")
+    inputs = dict.fromkeys(found, nn.Identity) if bits is None else _observe(net, found, bits, batch, quantizers)
+    for module, quantize_input in inputs.items():
+        weights = nn.Identity() if bits is None else weight_quantizer(bits.weights, module.weight, quantizers)
+        place(module, quantize_input if bits else nn.Identity(), weights)
+    return net
+
+
+def copied(net: nn.Module) -> nn.Module:
+    """A deep copy.  An activation that a module keeps comes without its graph, which no copy can take along."""
+    kept = [v for m in net.modules() for k, v in vars(m).items() if not k.startswith("_") for v in _tensors(v) if not v.is_leaf]
+    return copy.deepcopy(net, {id(v): v.detach().clone() for v in kept})
+
+
+def place(layer: nn.Module, quantize_input: nn.Module, quantize_weight: nn.Module) -> None:
+    """Turn a Conv2d or Linear into a crossbar where it stands: its name, mode, hooks and sharing stay as they are."""
+    layer.__class__ = ANALOG[type(layer)]
+    layer.quantize_input, layer.quantize_weight = quantize_input.train(layer.training), quantize_weight.train(layer.training)
+
+
+def _observe(net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor, quantizers: str) -> dict[nn.Module, nn.Module]:
+    """The activation quantizer of each layer that one forward pass of `batch` reaches, started on the inputs of all its
+    calls: a layer that is shared needs one step for them all."""
+    legacy = quantizers.startswith("legacy")
+    calls: dict[nn.Module, list[tuple[Tensor, bool, int]]] = {}  # some values (the largest, for legacy), any negative, features
+
+    def look(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        x = (args[0] if args else named["input"]).detach()
+        values = x.abs().max().view(1) if legacy else thinned(x)
+        calls.setdefault(module, []).append((values, bool((x < 0).any()), x[0].numel()))
+
+    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
+    try:
+        _output(net, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    made = {}
+    for module, seen in calls.items():
+        values, signs, counts = zip(*seen)
+        # [code 2021] quantizes, then multiplies the unquantized input in linear layers of more than one bit
+        slip = legacy and bits.activations > 1 and isinstance(module, nn.Linear)
+        start = torch.cat(values), any(signs), quantizers, sum(counts)
+        made[module] = nn.Identity() if slip else activation_quantizer(bits.activations, *start)
+    return made
+
+
+def unread(net: nn.Module, batch: Tensor) -> list[str]:
+    """The names of crossbars of a float `net` whose cells do not change its output for a batch (B, …) in evaluation mode:
+    never called, read past their forward, or without effect.
+
+    A layer that is called, and whose output the gradient of the network's output reaches, is read; any other is tried
+    alone, with cells far from their own.  Parameters of zero, behind which everything looks idle until they are trained, are
+    moved a little; so `net` should be a copy."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.where(p == 0, 0.1 * _wave(p), p))
+    few = batch[:: max(1, len(batch) // 4)][:4]
+    reached, found = _reached(net, few), []
+    for name, layer in crossbars(net):
+        if layer not in reached and not (_matters(net, layer, few) or _matters(net, layer, batch)):
+            found.append(name)
+    return found
+
+
+def _output(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """The tensors that a network returns in evaluation mode, with the same random numbers each time, which are nobody else's."""
+    with evaluating(net), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        torch.manual_seed(0)
+        return _tensors(run(net, x))
+
+
+def _reached(net: nn.Module, x: Tensor) -> set[Crossbar]:
+    """The crossbars that are called in evaluation mode and whose output the gradient of the network's output reaches."""
+    called, outputs = set(), {}
+    layers = [layer for _, layer in crossbars(net)]
+    hooks = [layer.register_forward_hook(lambda layer, args, y: called.add(layer)) for layer in layers]
+    try:
+        _output(net, x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    def keep(layer: Crossbar, args: tuple, y: Tensor) -> Tensor:
+        outputs[layer] = y if y.requires_grad else y.detach().requires_grad_()
+        return outputs[layer]
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        with evaluating(net), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            parts = [t for t in _tensors(net(x)) if t.requires_grad]
+            total = sum((t * _wave(t)).sum() for t in parts)
+            slopes = torch.autograd.grad(total, list(outputs.values()), allow_unused=True) if parts else ()
+    except RuntimeError:  # a forward that no gradient passes: then each layer is tried
+        slopes = ()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called & {layer for layer, slope in zip(outputs, slopes) if slope is not None and slope.any()}
+
+
+def _matters(net: nn.Module, layer: Crossbar, x: Tensor) -> bool:
+    """Whether the output changes where the cells of one layer move up and down by more than the largest is worth."""
+    nominal = _output(net, x)
+    layer.deviate = lambda w: w + (1 + 2 * w.abs().max()) * _wave(w)
+    try:
+        return not all(map(torch.equal, _output(net, x), nominal))
+    finally:
+        layer.deviate = None
+
+
+def _wave(like: Tensor) -> Tensor:
+    """Numbers between −1 and 1 in no regular order."""
+    return torch.arange(like.numel(), device=like.device, dtype=torch.float32).mul(2.4).cos().view(like.shape).to(like.dtype)
+
+
+def _tensors(output) -> list[Tensor]:
+    """The tensors in what a network returns."""
+    if isinstance(output, Tensor):
+        return [output]
+    if is_dataclass(output):
+        output = vars(output)
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+# -- what cannot be converted ---------------------------------------------------------------------------------
+
+
+def require_convertible(net: nn.Module) -> None:
+    """InputError in one line, with the fix, for networks whose layers cannot become crossbars."""
+    if isinstance(net, torch.jit.ScriptModule) or hasattr(net, "_orig_mod"):
+        raise InputError(f"{type(net).__name__} is scripted or compiled; convert the module that it was made of, then compile")
+    for name, module in net.named_modules():
+        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+            raise InputError(f"layer {name!r} is a lazy layer without weights; run one batch through the network first")
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(f"module {name!r} is scripted; convert the module that it was made of")
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and "weight" not in module._parameters:
+            raise InputError(
+                f"the weight of layer {name!r} is computed (weight_norm, spectral_norm, pruning or another parametrization); make "
+                "it permanent first: remove_parametrizations(layer, 'weight') of torch.nn.utils.parametrize, remove_weight_norm "
+                "of torch.nn.utils, or prune.remove"
+            )
+
+
+def _calibration(net: nn.Module, batch: Tensor | None) -> Tensor:
+    """A batch from which signs and steps can be read, in the type of the network's parameters."""
+    normalized = "calibrate must be a batch of at least one normalized input, such as images.take(slice(0, 256)).normalized()"
+    if not isinstance(batch, Tensor) or batch.dim() == 0 or len(batch) == 0:
+        raise InputError(f"{normalized}; got {'none' if batch is None or isinstance(batch, Tensor) else type(batch).__name__}")
+    if batch.dtype == torch.uint8:
+        raise InputError(f"{normalized}; got raw pixels (uint8)")
+    require_one_input(net)
+    if not batch.is_floating_point():
+        return batch  # of an embedding, say
+    if not torch.isfinite(batch).all():
+        raise InputError(f"{normalized}; got {int((~torch.isfinite(batch)).sum())} values that are not finite")
+    if not batch.any():
+        raise InputError(f"{normalized}; got zeros alone, which tell no step")
+    if batch.dim() == 4 and batch.min() >= 0 and 100 < batch.max() <= 255 and not batch.frac().any():
+        raise InputError(f"{normalized}; got whole numbers from {batch.min():g} to {batch.max():g}, which look like raw pixels")
+    return batch.to(dtype_of(net))
+
+
+def _tell_digital_share(net: nn.Module) -> None:
+    steps = {id(p) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight) for p in q.parameters()}
+    whole = sum(p.numel() for p in net.parameters() if id(p) not in steps)
+    cells = sum(layer.weight.numel() for _, layer in crossbars(net))
+    if cells < whole / 2:
+        warnings.warn(
+            f"only {100 * cells / whole:.0f} % of the parameters of {type(net).__name__} are on crossbars, the others stay digital "
+            "and exact; report(net) says which and why", stacklevel=3,
+        )  # fmt: skip
