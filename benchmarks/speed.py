@@ -87,7 +87,7 @@ def forward_cases(name: str, width: float) -> tuple[dict[str, Case], dict[str, i
     }
     for label, variation, options in (
         ("evaluate, float32", WITHIN, {"precision": "float32"}),
-        (f"evaluate, best ({best_precision(analog)})", WITHIN, {}),
+        (f"evaluate, best ({best_precision(analog, images.normalized()[:2])})", WITHIN, {}),
         ("evaluate, tuned gain", MIXED["proportional"], {"tuning": TUNED}),
         ("evaluate, tuned offset", MIXED["layer-fixed"], {"tuning": TUNED}),
     ):

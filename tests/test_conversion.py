@@ -1,6 +1,7 @@
 """Which layers become crossbars: those whose cells the output depends on, in twenty networks; what cannot be converted."""
 
 import warnings
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -318,3 +319,141 @@ def test_quantizers_take_the_mode_of_their_layer():
     net[0].eval()
     analog = to_analog(net, "A4W4", X)
     assert not analog[0].quantize_weight.training and analog[2].quantize_weight.training and isinstance(analog[0].quantize_input, LearnedStep)
+
+
+# -- what only looks idle ---------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    """A branch that begins silent: the scale of its batch norm is zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv, self.norm, self.head = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(4, 3)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head((x + self.norm(self.conv(x))).relu().mean((2, 3)))
+
+
+class Experts(nn.Module):
+    """Each image takes one of two ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.ways, self.head = nn.ModuleList([nn.Linear(12, 12), nn.Linear(12, 12)]), nn.Linear(12, 3)
+
+    def forward(self, x):
+        first = x[:, 0] < 1.2
+        y = x.new_zeros(x.shape)
+        for way, chosen in zip(self.ways, (first, ~first)):
+            if chosen.any():
+                y[chosen] = way(x[chosen])
+        return self.head(y)
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+
+
+class Structured(Residual):
+    def forward(self, x):
+        return Output(super().forward(x))
+
+
+class Keyword(Residual):
+    def forward(self, x):
+        return self.head(input=self.stem(input=x).relu().mean((2, 3)) + self.conv(input=self.stem(x)).mean((2, 3)))
+
+
+class Noisy(Auxiliary):
+    """Drops out in evaluation too."""
+
+    def forward(self, x):
+        return F.dropout(super().forward(x), training=True)
+
+
+def black_first(net):
+    x = torch.randn(64, 1, 9, 9)
+    x[:32] = 0
+    return net, x
+
+
+ONLY_LOOKING_IDLE = {
+    "a silent branch": (lambda: (Residual(), torch.randn(8, 1, 9, 9)), set()),
+    "a head of zeros": (lambda: (nn.Sequential(nn.Linear(12, 9), nn.ReLU(), zero(nn.Linear(9, 3))), torch.randn(8, 12)), set()),
+    "black images first": (lambda: black_first(nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(147, 3, bias=False))), set()),
+    "experts": (lambda: (Experts(), torch.randn(64, 12)), set()),
+    "an output of fields": (lambda: (Structured(), torch.randn(8, 1, 9, 9)), set()),
+    "calls by keyword": (lambda: (Keyword(), torch.randn(8, 1, 9, 9)), set()),
+    "dropout in evaluation": (lambda: (Noisy(), torch.randn(8, 12)), {"auxiliary", "lost"}),
+    "without gradients": (lambda: (Residual().requires_grad_(False), torch.randn(8, 1, 9, 9)), set()),
+    "a decision": (lambda: (Decides(), torch.randn(64, 12)), set()),
+    "zero_init_residual": (lambda: (vision("resnet18", zero_init_residual=True), torch.randn(4, 3, 32, 32)), set()),
+}  # fmt: skip
+
+
+class Decides(nn.Module):
+    """Returns a class: no gradient comes back from it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.second(self.first(x).relu()).argmax(1)
+
+
+def zero(layer):
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    return layer
+
+
+@pytest.mark.parametrize("bits", ["A8W8", None])
+@pytest.mark.parametrize("case", ONLY_LOOKING_IDLE)
+def test_what_only_looks_idle_is_put_on_crossbars(case, bits):
+    torch.manual_seed(0)
+    net, x = ONLY_LOOKING_IDLE[case][0]()
+    before, state = torch.get_rng_state(), {k: v.clone() for k, v in net.state_dict().items()}
+    digital = {row.name for row in report(to_analog(net, bits, x)) if row.kind in ("Linear", "Conv2d")}
+    assert digital == ONLY_LOOKING_IDLE[case][1]
+    assert torch.equal(torch.get_rng_state(), before) and all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:only .* are on crossbars", "ignore:enable_nested_tensor")
+def test_text_with_a_padding_mask_is_converted():
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = nn.Embedding(50, 16, padding_idx=0), nn.Linear(16, 3)
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
+
+        def forward(self, tokens):
+            return self.head(self.encoder(self.embed(tokens), src_key_padding_mask=tokens == 0).mean(1))
+
+    torch.manual_seed(0)
+    tokens = torch.randint(1, 50, (6, 9))
+    tokens[:, 6:] = 0
+    analog = to_analog(Text().eval(), "A8W8", tokens)
+    assert {row.name for row in report(analog) if row.place == "analog"} == {f"encoder.layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)} | {"head"}
+
+
+def test_a_batch_of_another_shape_is_named():
+    for batch, word in ((torch.randn(4, 3, 9, 9), "(4, 3, 9, 9)"), (torch.tensor(1.0), "at least one"), (torch.randn(9), "of shape (4,)")):
+        with pytest.raises(ValueError) as error:
+            to_analog(Residual(), "A4W4", batch)
+        assert word in str(error.value) and "\n" not in str(error.value)
+
+
+def test_activations_kept_in_lists_do_not_matter():
+    class Lists(Residual):
+        def forward(self, x):
+            self.seen = {"stem": [self.stem(x)]}
+            return super().forward(x)
+
+    net = Lists()
+    net(torch.randn(4, 1, 9, 9))
+    assert len(report(to_analog(net, "A4W4", torch.randn(4, 1, 9, 9)))) == 4

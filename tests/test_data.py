@@ -346,6 +346,17 @@ def test_16_bit_grey_values_are_scaled_and_not_clipped(pets, kind):
     assert torch.equal(found, torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, -1, -1))
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_deep_grey_images_keep_the_high_byte_of_the_bits_in_use(pets, bits):
+    """A camera's 12 bits, or 8 bits that an export stored as 16, would all be black as the high byte of 16."""
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) << (bits - 8)
+    for file in (pets / "test" / "cat").iterdir():
+        Image.fromarray(values if file.stem == "00" else values // 2).save(file)
+    found = load(f"imagefolder:{pets}").test
+    first = found.pixels[found.labels == 0][0]
+    assert torch.equal(first, torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(3, -1, -1))
+
+
 @pytest.mark.parametrize("values", [np.float32(0.5), np.int32(65536), np.int32(-1)], ids=str)
 def test_grey_values_of_more_than_16_bits_are_refused_by_the_name_of_the_file(pets, values):
     file = pets / "test" / "cat" / "00.tif"

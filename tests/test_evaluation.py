@@ -1,5 +1,7 @@
 """Monte Carlo over chips: counts that add up, chips that pair."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib import Counts, Images, Variation, accuracy, adaptive, build, evaluate, evaluate_mean, fit, load, post_training_quantize, to_analog
+from lib.controls import OutputGain
 from lib.evaluation import best_precision
+from lib.selftuning import ReferenceCells
 from lib.training import Recipe
 
 
@@ -269,4 +273,34 @@ def test_a_sound_network_is_measured_without_a_word(images, recwarn):
     model = trained(images)
     evaluate(model, images, Variation(0.2), 2)
     accuracy(model, images)
+    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
+
+
+LIKELY = {
+    "σ as a number": (lambda m, i: evaluate(m, i, 0.3), "variation must be a Variation, .* got 0.3"),
+    "an estimator alone": (lambda m, i: evaluate(m, i, Variation(0.1), 1, tuning=ReferenceCells(4)), r"give SelfTuning\(…\) around an estimator"),
+    "a control unbound": (lambda m, i: evaluate(m, i, Variation(0.1), 1, tuning=OutputGain()), r"give its bind\(net, data.train\)"),
+    "channels": (lambda m, i: accuracy(m, replace(i, pixels=i.pixels.repeat(1, 3, 1, 1), mean=(0.3,) * 3, std=(0.25,) * 3)), r"does not run on a batch of shape"),
+    "no batch": (lambda m, i: evaluate(m, i, Variation(0.1), 1, batch_size=0), "batch_size must be an integer ≥ 1, got 0"),
+    "a negative batch": (lambda m, i: accuracy(m, i, batch_size=-1), "batch_size must be an integer ≥ 1, got -1"),
+    "a chip twice": (lambda m, i: evaluate(m, i, Variation(0.1), [0, 0, 1]), "a chip is named twice"),
+}
+
+
+@pytest.mark.parametrize("case", LIKELY)
+def test_likely_mistakes_are_one_line(images, case):
+    call, word = LIKELY[case]
+    with pytest.raises(ValueError, match=word) as error:
+        call(flat(), images)
+    assert "\n" not in str(error.value)
+
+
+def test_classes_of_very_different_brightness_are_no_mistake(images, recwarn):
+    """A folder comes class by class: its first images are not like the rest."""
+    dark = images.pixels.clone()
+    order = images.labels.argsort(stable=True)
+    dark = torch.where(images.labels.view(-1, 1, 1, 1) == 0, dark // 12, dark)[order]
+    sorted_images = Images(dark, images.labels[order], (0.0,), (1.0,))
+    model = to_analog(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)), "A4W4", sorted_images.normalized())
+    accuracy(model, sorted_images)
     assert not [w for w in recwarn if issubclass(w.category, UserWarning)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import copy_project, environment, replaced
+from conftest import ROOT, copy_project, environment, replaced
 from lib import identity
 from lib.checks import RunError
 from lib.evaluation import Counts
@@ -218,3 +218,39 @@ def test_clean_removes_everything(tmp_path):
     assert store.checkpoint("k") is None
     store.clean()
     assert not (tmp_path / "cache").exists()
+
+
+MINE = """
+from dataclasses import dataclass
+from lib.selftuning import ReadOnce
+@dataclass(frozen=True)
+class Mine(ReadOnce):
+    label = "mine"
+    def estimate(self, chip, variation):
+        return 1 * variation.shared(chip)
+"""
+USERS = """
+from pathlib import Path
+from lib import Recipe, SelfTuning, Variation, engine
+from lib.trials import Measurement, Trial
+import mine
+if __name__ == "__main__":
+    path = Path(mine.__file__)
+    path.write_text(path.read_text().replace("return 1 *", "return -1 *"))
+    trial = Trial("fashion-mnist", "lenet5", "QAT", Recipe(epochs=1, batch_size=16), "A4W4", width=1/16, train_images=32)
+    m = Measurement(trial, Variation(0.1, 0.5), 2, images=20, tuning=SelfTuning(mine.Mine()))
+    try:
+        print(engine.collect([m], progress=False))
+    except RuntimeError as error:
+        print("refused:", error)
+"""
+
+
+def test_a_users_module_edited_after_its_import_is_not_measured_by_workers(tmp_path):
+    """Workers import what stands on disk; under the key of the old code they would store results of the new."""
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "script.py").write_text(USERS)
+    env = environment(ROOT) | {"ANALOG_PIM_CACHE": str(tmp_path / "cache"), "ANALOG_PIM_JOBS": "1"}
+    out = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert "refused: a worker has other code than the client" in out.stdout, out.stdout + out.stderr
+    assert not list((tmp_path / "cache").glob("counts/*/*.csv"))

@@ -243,3 +243,72 @@ def test_thin_strided_convolutions_are_trained_without_channels_last(channels):
     for _ in range(10):
         fit(model, images, Recipe(epochs=2, batch_size=16))
     assert all(layouts)
+
+
+def test_freezing_by_mode_outlasts_fit(images):
+    """A training in two parts is the training in one, frozen batch norms included."""
+    model = with_norms(images)
+    model[1].eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = fit(model, images, RECIPE, Variation(0.2), until=1)
+    fit(model, images, RECIPE, Variation(0.2), resume=state)
+    reestimate_batch_norm(model, images, Variation(0.2), draws=2, batch_size=32)
+    assert moved(model, before) == [False, True]
+    model.train()  # the user thaws it
+    fit(model, images, RECIPE)
+    assert moved(model, before) == [True, True]
+
+
+def test_a_failed_estimation_leaves_the_statistics(images):
+    model = with_norms(images)
+    model[1].running_mean.fill_(3.0)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    three = replace(images, pixels=images.pixels.repeat(1, 3, 1, 1), mean=(0.3,) * 3, std=(0.25,) * 3)
+    floating = build("lenet5", 1, 3, 12)
+    for call in (
+        lambda: reestimate_batch_norm(model, three, draws=2),
+        lambda: reestimate_batch_norm(model, [images], draws=2),
+        lambda: reestimate_batch_norm(model, images, draws=0),
+        lambda: reestimate_batch_norm(floating, images, Variation(0.1), draws=2, batch_size=16),
+    ):
+        with pytest.raises(ValueError):
+            call()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(floating[1].running_mean, torch.zeros(6)) and floating[1].momentum == 0.1
+
+    def fails(module, args):
+        if module.training:
+            raise RuntimeError("of the user's")
+
+    handle = model[1].register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="of the user's"):
+        reestimate_batch_norm(model, images, draws=2, batch_size=32)
+    handle.remove()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and model[1].momentum == 0.1
+
+
+def test_dropout_is_a_function_of_seed_and_step(images):
+    states = []
+    for _ in range(2):
+        torch.randn(5)
+        model, before = with_norms(images), torch.get_rng_state()
+        states.append(fit(model, images, RECIPE, Variation(0.2)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+BAD = {
+    "σ as a number": (lambda m, i: fit(m, i, RECIPE, 0.3), "variation must be a Variation, .* got 0.3"),
+    "variation in the place of the recipe": (lambda m, i: fit(m, i, Variation(0.3)), "recipe must be a Recipe"),
+    "a float network under variation": (lambda m, i: fit(build("lenet5", 1, 3, 12), i, RECIPE, Variation(0.3)), "no analog layer"),
+    "nothing to train": (lambda m, i: fit(m.requires_grad_(False), i, RECIPE), "no parameter of Sequential takes a gradient"),
+    "channels": (lambda m, i: fit(m, replace(i, pixels=i.pixels.repeat(1, 3, 1, 1), mean=(0.3,) * 3, std=(0.25,) * 3), RECIPE), r"does not run on a batch of shape \(32, 3, 12, 12\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_likely_mistakes_are_one_line(images, case):
+    call, word = BAD[case]
+    with pytest.raises(ValueError, match=word) as error:
+        call(with_norms(images), images)
+    assert "\n" not in str(error.value)
