@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from lib import Images, Variation, evaluate, to_analog
+from lib.batch_norm import Layout
 from lib.evaluation import best_precision
-from lib.training import _Layout, _optimizer, _step
+from lib.training import _optimizer, _step
 from lib.variation import PassingChip
 
 from .aihwkit_peer import AIHWKIT, BATCH, CHIPS, IMAGES, RECIPE, SIGMA, STEPS, environment, seconds, setting, started
@@ -74,7 +75,7 @@ def analog(name: str, width: float) -> nn.Module:
 def ours(name: str, width: float) -> dict[str, Callable[[], object]]:
     _, images, batch = setting(name, width)
     net, student = analog(name, width), analog(name, width).train()
-    optimizer, x = _optimizer(student, RECIPE), _Layout(student)(batch.normalized())
+    optimizer, x = _optimizer(student, RECIPE), Layout(student)(batch.normalized())
 
     def steps() -> None:
         for step in range(STEPS):
@@ -123,7 +124,8 @@ def main(repeats: int = 7, networks: tuple[tuple[str, float], ...] = NETWORKS) -
         return 1
     whole = "{:,.0f}".format
     print(found.to_string(index=False, formatters=dict.fromkeys(found.columns[3:5], whole) | {"ratio": "{:.2f}".format}))
-    precisions = ", ".join(f"{name} {best_precision(analog(name, width))}" for name, width in networks)
+    chosen = {name: best_precision(analog(name, width), setting(name, width)[2].normalized()[:2]) for name, width in networks}
+    precisions = ", ".join(f"{name} {precision}" for name, precision in chosen.items())
     same = {"images": IMAGES, "threads": torch.get_num_threads(), "torch": torch.__version__, "sigma": SIGMA, "batch": BATCH}
     print(NOTES.format(aihwkit=AIHWKIT, precisions=precisions, **same), end="")
     return 0

@@ -123,7 +123,7 @@ def described(value):
         return code_of(value)
     kind = type(value)
     if dataclasses.is_dataclass(value):
-        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
+        fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "uses"}
         own = [code_of(thing) for thing in (kind, *getattr(value, "uses", ())) if not _keyed(getattr(thing, "__module__", None) or "")]
         return {"type": kind.__name__} | fields | ({"code": own} if own else {})
     return {"type": kind.__qualname__, "code": code_of(kind), "state": _state(value)}

@@ -252,7 +252,15 @@ class Colour(Enum):
 
 
 Point, Turned = NamedTuple("Point", [("x", int), ("y", int)]), NamedTuple("Turned", [("y", int), ("x", int)])
+
+
+@dataclass(frozen=True)
+class Quiet:
+    k: int = field(default=1, repr=False)
+
+
 DIFFERENT = [
+    (Quiet(1), Quiet(2)),
     (1, True), (1, 1.0), ({1: 2}, {"1": 2}), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), ([1, 2], (1, 2)), (Point(1, 2), Turned(1, 2)),
     (Point(1, 2), (1, 2)), (Colour.RED, Colour.BLUE), (float("inf"), float("-inf")), (float("nan"), "nan"),
     (torch.ones(2, dtype=torch.bfloat16), torch.ones(2)), (partial(round, ndigits=1), partial(round, number=1)), (range(3), range(4)),

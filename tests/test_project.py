@@ -42,6 +42,12 @@ def test_import_order():
                     assert ORDER.index(name) < rank, f"{path.stem} imports {name}, which stands after it"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("[!_]*.py")), ids=lambda p: p.stem)
+def test_every_benchmark_finds_what_it_imports(path):
+    code = f"import benchmarks.{path.stem}" if path.stem != "aihwkit_peer" else f"compile(open({str(path)!r}).read(), 'peer', 'exec')"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
 def test_import_lib_is_light():
     code = "import lib, sys; print([m for m in ('pandas', 'matplotlib', 'torchvision', 'dask', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
