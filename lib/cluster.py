@@ -6,6 +6,8 @@ Dask's own DASK_SCHEDULER_ADDRESS; workers import the installed project, have on
 
 from __future__ import annotations
 
+import copyreg
+import functools
 import logging
 import os
 import sys
@@ -94,6 +96,20 @@ def _losses_explained(peer: str) -> Iterator[None]:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _cached(function):
+    """A cached function as pickles hold it: by its name, or, where workers cannot import that, as what it caches."""
+    if function.__module__ != "__main__":
+        return function.__qualname__
+    return _cached_again, (function.__wrapped__, function.cache_parameters())
+
+
+def _cached_again(wrapped, parameters: dict):
+    return functools.lru_cache(**parameters)(wrapped)
+
+
+copyreg.pickle(functools._lru_cache_wrapper, _cached)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--scheduler", metavar="ADDRESS", help="compute on the workers of this Dask scheduler, tcp://HOST:PORT")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--data-dir", metavar="DIR", help="where datasets are read from and downloaded to")
-    add("--force", action="store_true", help="recompute results that the store already has")
+    add("--force", action="store_true", help="recompute what the store has for notebooks 00 to 07")
     add("--dry-run", action="store_true", help="print what would be trained and measured, with its estimated time")
     add("--list", action="store_true", help="list profiles and notebooks")
     add("--clean", action="store_true", help="delete cache/ and build/; figures stay")

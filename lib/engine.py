@@ -18,7 +18,7 @@ from .checks import InputError, RunError
 from .data import Dataset, fingerprint, load
 from .evaluation import Counts
 from .hardware import device, precision
-from .identity import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
+from .sources import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
 from .store import DTYPE, Store, key_of
 from .training import State
 from .trials import Measurement, Trial, restored
@@ -77,6 +77,10 @@ def merged(measurements: Iterable[Measurement]) -> list[Measurement]:
     """Each measurement once, with the largest number of chips asked for."""
     chips: dict[Measurement, int] = {}
     for m in measurements:
+        try:
+            hash(m)
+        except TypeError as error:
+            raise InputError(f"a tuning of {m.label} has a field that may change ({error}); use tuples in the place of lists and arrays") from None
         bare = replace(m, chips=1)
         chips[bare] = max(m.chips, chips.get(bare, 0))
     return [replace(bare, chips=n) for bare, n in chips.items()]

@@ -25,10 +25,11 @@ from .data import Dataset, fingerprint, load
 from .evaluation import Counts, best_precision, evaluate
 from .findings import exactly
 from .fitting import Fit
-from .identity import MEASURING_SOURCES, described
+from .identity import described
 from .post_training import post_training_quantize
 from .profiles import Profile
 from .selftuning import ReferenceCells, SelfTuning
+from .sources import MEASURING_SOURCES, require_unchanged
 from .statistics import Claim, bootstrap_mean, paired_difference, quantile
 from .store import Store, key_of
 from .training import Recipe, State, fit, load_network
@@ -79,6 +80,7 @@ def scale(profile: Profile) -> Scale:
 def images(of: Scale) -> Path:
     """CLOTHES/{train,test}/CLASS/NNNN.png from Fashion-MNIST, in colour as photographs are.  Kept in the store: to write
     thousands of files takes a disk seconds."""
+    require_unchanged(SOURCES)
     about = {"images": "clothes", "train": of.train, "test": of.test, "data": fingerprint("fashion-mnist")}
     return Store().folder_of(key_of(about, ("data", "own_network")), lambda folder: _write_images(folder / "clothes", of)) / "clothes"
 
@@ -212,6 +214,7 @@ def _digest(net: nn.Module) -> str:
 def _kept(data: Dataset, of: Scale, seed: int, name: str, variation: Variation, made: Callable[[], State]) -> State:
     """The state of a training: from the store, or made now on one thread and stored."""
     config = {"own network": name, "scale": vars(of), "seed": seed, "variation": described(variation), "data": data.fingerprint}
+    require_unchanged(SOURCES)
     store, key = Store(), key_of(config, SOURCES)
     if (state := store.checkpoint(key)) is None:
         with pinned():
@@ -222,6 +225,7 @@ def _kept(data: Dataset, of: Scale, seed: int, name: str, variation: Variation, 
 
 def measured(nets: dict[str, nn.Module], data: Dataset, of: Scale, variation: Variation) -> pd.DataFrame:
     """net, tuning, chip, accuracy (%), key: every network on the same chips, untuned and tuned, and on an ideal chip."""
+    require_unchanged(SOURCES)
     frames = []
     for name, net in nets.items():
         for label, v, tuning in (("ideal chip", Variation(), None), ("untuned", variation, None), ("self-tuned", variation, TUNED)):

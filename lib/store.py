@@ -25,7 +25,7 @@ from safetensors import torch as safe
 from .checks import StorageError
 from .data import ROOT
 from .evaluation import Counts
-from .identity import SOURCES, require_unchanged, source_digest
+from .sources import SOURCES, require_unchanged, source_digest
 from .training import State
 
 CACHE_VARIABLE = "ANALOG_PIM_CACHE"
@@ -166,7 +166,12 @@ class Store:
 
     def _files(self, kind: str, key: str) -> list[Path]:
         shelf = self._shelf(kind, key)
-        names = os.listdir(shelf) if shelf.is_dir() else []  # a glob takes three times as long
+        try:
+            names = os.listdir(shelf)  # a glob takes three times as long
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"cannot read {shelf} ({error.strerror or error}); see to its rights, or name another folder with {CACHE_VARIABLE}") from error
         return sorted(shelf / name for name in names if name.startswith(f"{key}.") and name.endswith((".safetensors", ".csv")))
 
     def _shelf(self, kind: str, key: str) -> Path:

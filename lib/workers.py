@@ -18,7 +18,8 @@ from torch import nn
 from .checks import InputError, RunError
 from .data import Dataset, Images, load
 from .evaluation import Counts, evaluate
-from .identity import SOURCES, described, source_digest
+from .identity import described
+from .sources import SOURCES, source_digest
 from .store import key_of
 from .training import State
 from .trials import Measurement, Trial, restored, train
@@ -50,7 +51,8 @@ def require_same(task: Trial | Measurement, expected: str) -> None:
     if about(task) != expected:
         raise RunError(
             "a worker has other code than the client for this task: a file, of lib or of your own, has changed since it was "
-            "imported, or differs between the machines; start again (a notebook: restart the kernel)"
+            "imported, or differs between the machines (or a dictionary that your code fills as it runs has changed its key: use "
+            "functools.cache); start again (a notebook: restart the kernel)"
         )
 
 

@@ -16,7 +16,7 @@ from lib import findings_published
 # A module imports only from modules that stand before it.  `statistics` is pure maths, so it stands first: that lets
 # `evaluate(…).summary()` exist.
 ORDER = [
-    "checks", "identity", "quantizers", "variation", "statistics", "cells", "fitting", "analog", "conversion", "folding", "files",
+    "checks", "sources", "content", "identity", "quantizers", "variation", "statistics", "cells", "fitting", "analog", "conversion", "folding", "files",
     "networks", "folders", "data", "classify", "batch_norm", "training", "post_training", "evaluation", "adaptive",
     "selftuning", "controls", "accounting", "trials", "published", "store", "workers", "cluster", "costs", "hardware", "profiles",
     "studies", "findings", "findings_mixed", "findings_tuning", "findings_published", "engine", "lessons", "figures",

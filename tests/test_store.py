@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from conftest import ROOT, copy_project, environment, replaced
-from lib import identity
+from lib import sources
 from lib.checks import RunError
 from lib.evaluation import Counts
-from lib.identity import MEASURING_SOURCES, SOURCES, TRAINING_SOURCES
+from lib.sources import MEASURING_SOURCES, SOURCES, TRAINING_SOURCES
 from lib.store import Store, key_of
 
 STATE = {"net/w": torch.arange(6.0).view(2, 3), "optimizer/0/momentum_buffer": torch.ones(3), "epoch": torch.tensor(2)}
@@ -59,7 +59,7 @@ def test_a_module_that_does_not_exist_is_an_error():
 LIVE = """
 import sys
 from pathlib import Path
-from lib import Variation, data, engine, identity
+from lib import Variation, data, engine, sources
 from lib.store import Store
 from lib.trials import Measurement, Trial
 from lib.training import Recipe
@@ -68,7 +68,7 @@ os.environ["ANALOG_PIM_JOBS"] = "0"
 trial = Trial("fashion-mnist", "lenet5", "float", Recipe(epochs=1, batch_size=16), width=1/16, train_images=32)
 m = Measurement(trial, Variation(), 1, images=20)
 key = engine.trial_key(trial)
-path = Path(identity.FOLDER) / "{file}"
+path = Path(sources.FOLDER) / "{file}"
 text = path.read_text("utf-8")
 assert {old!r} in text
 path.write_text(text.replace({old!r}, {new!r}), "utf-8")
@@ -102,9 +102,9 @@ def test_an_edited_source_stops_a_run_before_anything_is_stored(tmp_path, file, 
 
 
 def test_an_edit_that_is_taken_back_is_no_change(tmp_path, monkeypatch):
-    monkeypatch.setattr(identity, "_STAMPS", dict.fromkeys(identity._STAMPS, (0, 0)))  # as after touch
-    identity.require_unchanged()
-    monkeypatch.setattr(identity, "SOURCES", identity.SOURCES | {"variation": "x = 1"})
+    monkeypatch.setattr(sources, "_STAMPS", dict.fromkeys(sources._STAMPS, (0, 0)))  # as after touch
+    sources.require_unchanged()
+    monkeypatch.setattr(sources, "SOURCES", sources.SOURCES | {"variation": "x = 1"})
     with pytest.raises(RunError, match="variation.py has changed on disk"):
         Store(tmp_path).append_counts("m", counts(0), {})
 
