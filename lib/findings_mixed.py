@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .accounting import shared_deviations
+from .checks import InputError
 from .findings import YIELD_MARGIN, exactly, scaled
 from .networks import NAMES
 from .profiles import CLAIM_SHARE, Profile, Setting
