@@ -2,13 +2,14 @@
 
 For each network: QAVAT against its alternatives at the claim's σ, at A4W2 and A4W4, on validation images and validation
 chips (disjoint from the test chips).  The bits with the larger gain over the better alternative are written into
-lib/profiles.py by hand, before anything is measured on the test set.
+lib/companion/profiles.py by hand, before anything is measured on the test set.
 """
 
 import sys
 
-from lib import engine, findings, studies
-from lib.profiles import profile
+from lib.companion import findings, studies
+from lib.companion.profiles import profile
+from lib.experiments import engine
 from lib.statistics import paired_difference
 from lib.trials import QUANTIZED
 

@@ -24,8 +24,9 @@ from .interrupts import GRACE, ROOT, left_behind
 
 STUDY = """
 import sys
-from lib import engine, studies
-from lib.profiles import profile
+from lib.companion import studies
+from lib.experiments import engine
+from lib.companion.profiles import profile
 if __name__ == "__main__":
     print("started", flush=True)
     engine.collect(studies.accuracy_vs_sigma(profile("smoke"), 0), progress=False).to_csv(sys.argv[1])

@@ -14,7 +14,8 @@ from functools import partial
 import pandas as pd
 import torch
 
-from lib import Recipe, Variation, build, cluster, evaluate, evaluate_mean, fit, load, to_analog, workers
+from lib import Recipe, Variation, build, evaluate, evaluate_mean, fit, load, to_analog
+from lib.experiments import cluster, workers
 from lib.trials import Trial
 
 from .speed import seconds, turns

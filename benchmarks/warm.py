@@ -15,8 +15,8 @@ from pathlib import Path
 
 import nbformat
 
-from lib.companion import NOTEBOOKS, notebooks
-from lib.profiles import profile
+from lib.companion.__main__ import NOTEBOOKS, notebooks
+from lib.companion.profiles import profile
 
 
 def seconds(path: Path, name: str, folder: Path) -> float:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from .checks import InputError
-from .sources import MEASURING_SOURCES, source_digest
+from .sources import MEASURING_SOURCES, SOURCES, source_digest
 
 PLAIN = (bool, int, float, str, bytes, complex, type(None), type(Ellipsis), type(NotImplemented))
 BUILT_IN = (
@@ -146,11 +146,13 @@ def _sha(content: bytes) -> str:
 @functools.lru_cache(None)
 def _installed(module: str) -> str | None:
     """Name and version of a module that is not the user's own; of a module of this package that no key holds, its digest."""
-    top, name = module.partition(".")[0], module.rpartition(".")[2]
+    top, _, name = module.partition(".")
     if top in ("", "__main__"):  # executed without a name, or in a notebook, whose main module is that of its kernel
         return None
     if top == __package__:
-        return module if name in MEASURING_SOURCES or name == top else f"{module} {source_digest([name])}"
+        if not name or name in MEASURING_SOURCES:
+            return module
+        return f"{module} {source_digest([name if name in SOURCES else f'{name}.__init__'])}"
     if top in sys.stdlib_module_names:
         return module
     found = sys.modules.get(top)

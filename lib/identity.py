@@ -45,4 +45,4 @@ def described(value):
 
 def _keyed(module: str) -> bool:
     """Whether a module of this package enters every key of a measurement anyway."""
-    return module.partition(".")[0] == __package__ and module.rpartition(".")[2] in MEASURING_SOURCES
+    return module.removeprefix(f"{__package__}.") in MEASURING_SOURCES

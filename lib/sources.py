@@ -1,7 +1,7 @@
 """The sources of this package as they were imported: what keys are made of, and whether the files are still the same.
 
 They are read once, with the package: keys speak of the code in memory, and `require_unchanged` refuses to go on where the
-files on disk are other ones by now.
+files on disk are other ones by now.  A module is named as below the package: "training", "experiments.store".
 """
 
 from __future__ import annotations
@@ -27,8 +27,19 @@ def _stamp(path: Path) -> tuple[int, int]:
     return about.st_mtime_ns, about.st_size
 
 
-_STAMPS = {path.stem: _stamp(path) for path in sorted(FOLDER.glob("[!.]*.py"))}  # no lock or backup of an editor
-SOURCES = {name: (FOLDER / f"{name}.py").read_text("utf-8") for name in _STAMPS}  # as imported
+def path_of(name: str) -> Path:
+    """The file of a module: "experiments.store" → lib/experiments/store.py."""
+    return FOLDER.joinpath(*name.split(".")).with_suffix(".py")
+
+
+def _modules() -> list[str]:
+    """Every module of the package, room by room; no lock, backup or checkpoint of an editor."""
+    paths = [path.relative_to(FOLDER).with_suffix("").parts for path in sorted(FOLDER.rglob("*.py"))]
+    return [".".join(parts) for parts in paths if not any(part.startswith(".") for part in parts)]
+
+
+_STAMPS = {name: _stamp(path_of(name)) for name in _modules()}
+SOURCES = {name: path_of(name).read_text("utf-8") for name in _STAMPS}  # as imported
 
 
 def source_digest(names: Iterable[str], sources: Mapping[str, str] = SOURCES) -> str:
@@ -63,13 +74,13 @@ def _code_only(source: str) -> str:
 def require_unchanged(names: Iterable[str] = MEASURING_SOURCES) -> None:
     """RunError where the code of a module on disk is no longer the one that was imported."""
     for name in names:
-        path = FOLDER / f"{name}.py"
+        path = path_of(name)
         try:
             same = _stamp(path) == _STAMPS[name] or _code_only(path.read_text("utf-8")) == _code_only(SOURCES[name])
         except (OSError, UnicodeDecodeError):
             same = False
         if not same:
             raise RunError(
-                f"{path.parent.name}/{path.name} has changed on disk since it was imported, so no result is stored under its "
+                f"{path.relative_to(FOLDER.parent)} has changed on disk since it was imported, so no result is stored under its "
                 "name; start again (a notebook: restart the kernel); nothing stored so far is lost"
             )

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from conftest import LAYERS, layer_and_input
 from scipy import stats
 from torch import nn
 
-from conftest import LAYERS, layer_and_input
 from lib import to_analog
 from lib.accounting import cost, knee, predicted_error, simulated_errors
 from lib.controls import traffic

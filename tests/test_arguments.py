@@ -9,11 +9,41 @@ from torch import nn
 
 import lib
 from lib import (
-    Chip, Images, NoisyBatchNorm, OutputGain, Oracle, PerChipBatchNorm, Recipe, ReferenceCells, ReferenceColumns, SelfTuning,
-    StaticFold, Variation, accuracy, evaluate, evaluate_mean, fit, fit_cells, load_analog, post_training_quantize, programmed,
-    reestimate_batch_norm, report, save_analog, to_analog,
+    Chip,
+    Images,
+    NoisyBatchNorm,
+    Oracle,
+    OutputGain,
+    PerChipBatchNorm,
+    Recipe,
+    ReferenceCells,
+    ReferenceColumns,
+    SelfTuning,
+    StaticFold,
+    Variation,
+    accounting,
+    accuracy,
+    analog,
+    controls,
+    conversion,
+    data,
+    evaluate,
+    evaluate_mean,
+    fit,
+    fit_cells,
+    fitting,
+    load_analog,
+    post_training_quantize,
+    programmed,
+    quantizers,
+    reestimate_batch_norm,
+    report,
+    save_analog,
+    selftuning,
+    statistics,
+    to_analog,
+    variation,
 )  # fmt: skip
-from lib import accounting, analog, controls, conversion, data, fitting, quantizers, selftuning, statistics, variation
 from lib.analog import evaluating
 from lib.cells import Cells
 from lib.folding import way, written

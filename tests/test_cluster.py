@@ -8,12 +8,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
-
 from conftest import ROOT
-from lib import cluster, engine, studies, workers
+
 from lib.checks import InputError, RunError
-from lib.profiles import profile
-from lib.store import Store
+from lib.companion import studies
+from lib.companion.profiles import profile
+from lib.experiments import cluster, engine, workers
+from lib.experiments.store import Store
 
 SMOKE = profile("smoke")
 
@@ -150,7 +151,8 @@ def test_workers_that_die_while_starting_are_started_again(monkeypatch):
 SCRIPT = """
 import sys
 from dataclasses import dataclass
-from lib import Recipe, Variation, engine
+from lib import Recipe, Variation
+from lib.experiments import engine
 from lib.selftuning import ReadOnce, SelfTuning
 from lib.trials import Measurement, Trial
 
@@ -218,7 +220,7 @@ def test_a_scheduler_that_dies_is_one_line(tmp_path):
     """In a process of its own, whose standard error Dask's own words must not reach."""
     code = """
 import os, signal, time
-from lib import cluster
+from lib.experiments import cluster
 with cluster.connected(1) as client:
     future = client.submit(time.sleep, 30)
     os.kill(client.run_on_scheduler(os.getpid), signal.SIGKILL)

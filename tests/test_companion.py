@@ -9,13 +9,13 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, companion, copy_project, environment
-from lib import companion as module
-from lib import rendering
+
 from lib.checks import InputError, RunError, StorageError
-from lib.profiles import profile
-from lib.rendering import Outcome
+from lib.companion import __main__ as module
+from lib.companion import rendering
+from lib.companion.profiles import profile
+from lib.companion.rendering import Outcome
 
 
 def published(folder):
@@ -317,9 +317,10 @@ def test_force_forgets_every_count_of_a_training(tmp_path, monkeypatch):
     import numpy as np
     import torch
 
-    from lib import engine, studies
+    from lib.companion import studies
     from lib.evaluation import Counts
-    from lib.store import Store
+    from lib.experiments import engine
+    from lib.experiments.store import Store
 
     store, one = Store(tmp_path), studies.every_measurement(profile("smoke"), ["00"], 0)[-1]
     two = type(one)(**{**vars(one), "images": 7})

@@ -12,8 +12,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lib import Chip, Variation, build, programmed, report, to_analog
 from lib.analog import crossbars, evaluating
+from lib.companion.own_network import Branched
 from lib.folding import way, written
-from lib.own_network import Branched
 from lib.quantizers import LearnedStep
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
-from conftest import ROOT
 from lib import Images, load
 from lib.checks import InputError
 from lib.data import FASHION_FINGERPRINT, Augment, augmented, fingerprint, keyed_generator

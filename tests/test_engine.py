@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from lib import Recipe, Variation, costs, data, engine, lessons, variation, workers
+from lib import Recipe, Variation, data, variation
+from lib.companion import lessons
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
+from lib.experiments import engine, timing, workers
+from lib.experiments.store import Store
 from lib.selftuning import Oracle, ReadOnce, ReferenceCells, SelfTuning
-from lib.store import Store
 from lib.trials import Measurement, Trial
 
 RECIPE = Recipe(epochs=2, batch_size=32, bn_draws=2)
@@ -23,9 +25,9 @@ def toy(images, monkeypatch):
     """A dataset that only this process knows, so everything is computed in it."""
     dataset = Dataset("toy", images, images.take(slice(0, 30)), images.take(slice(30, 90)), 3, "f" * 64)
     monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
-    for module in (data, engine, workers, costs):
+    for module in (data, engine, workers, timing):
         monkeypatch.setattr(module, "load", lambda name: dataset)
-    caches = (costs.forward_seconds, workers.split, workers.network)
+    caches = (timing.forward_seconds, workers.split, workers.network)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -8,7 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib import Counts, Images, Variation, accuracy, adaptive, build, evaluate, evaluate_mean, fit, load, post_training_quantize, to_analog
+from lib import (
+    Counts,
+    Images,
+    Variation,
+    accuracy,
+    adaptive,
+    build,
+    evaluate,
+    evaluate_mean,
+    fit,
+    load,
+    post_training_quantize,
+    to_analog,
+)
 from lib.controls import OutputGain
 from lib.evaluation import best_precision
 from lib.selftuning import ReferenceCells

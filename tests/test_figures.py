@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from lib import figures
-from lib.profiles import Profile
+from lib.companion import figures
+from lib.companion.profiles import Profile
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from benchmarks.kills import start
-from conftest import ROOT
-from lib import engine, studies
-from lib.profiles import profile
-from lib.store import Store
-
+from lib.companion import studies
+from lib.companion.profiles import profile
+from lib.experiments import engine
+from lib.experiments.store import Store
 
 STUDY = studies.start_here(profile("smoke"), 0)
 
@@ -39,9 +39,10 @@ def test_kills_change_nothing():
 
 FULL = """
 import resource
-from lib import engine, studies
-from lib.profiles import profile
-from lib.store import Store
+from lib.companion import studies
+from lib.experiments import engine
+from lib.companion.profiles import profile
+from lib.experiments.store import Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 engine.collect(studies.start_here(profile("smoke"), 0), Store("cache"), progress=False)
 """

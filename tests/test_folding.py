@@ -4,10 +4,21 @@ import pytest
 import torch
 from torch import nn
 
-from lib import Chip, Oracle, OutputGain, ReferenceCells, ReferenceColumns, SelfTuning, Variation, build, programmed, to_analog
+from lib import (
+    Chip,
+    Oracle,
+    OutputGain,
+    ReferenceCells,
+    ReferenceColumns,
+    SelfTuning,
+    Variation,
+    build,
+    programmed,
+    to_analog,
+)
 from lib.analog import crossbars, evaluating
+from lib.companion.own_network import Branched
 from lib.folding import Chain, way, written
-from lib.own_network import Branched
 from lib.variation import LAWS
 
 TUNINGS = (None, SelfTuning(Oracle()), SelfTuning(ReferenceCells(8)), SelfTuning(ReferenceColumns(2)))

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from test_folding import Shortcut
 from torch import nn
 
 from lib import Chip, Recipe, Variation, evaluate, fit, programmed, to_analog
 from lib.analog import evaluating
 from lib.folding import way, written
-from test_folding import Shortcut
 
 
 class Masked(Shortcut):

@@ -15,18 +15,17 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, environment
 
-from conftest import environment
-from conftest import ROOT
 from lib import Variation, register_cells, register_law
 from lib.accounting import shared_gain
 from lib.checks import InputError
-from lib.controls import Control
 from lib.content import code_of
+from lib.controls import Control
 from lib.identity import described
 from lib.selftuning import Gain, Oracle, ReadOnce, ReferenceCells, SelfTuning
-from lib.trials import Measurement, Trial
 from lib.training import Recipe
+from lib.trials import Measurement, Trial
 from lib.variation import CELLS, LAWS
 
 FACTOR, TABLE = 1.0, np.array([1.0, 2.0])

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import lib
-from lib import Bits, Chip, Images, Recipe, Variation, build, engine, evaluate, fit, load, to_analog
+from lib import Bits, Chip, Images, Recipe, Variation, build, evaluate, fit, load, to_analog
+from lib.companion.profiles import profile
 from lib.data import data_folder
-from lib.profiles import profile
+from lib.experiments import engine
 from lib.quantizers import activation_quantizer, levels, weight_quantizer
 from lib.statistics import chip_yield, proportion, quantile, variance_components
 from lib.trials import Measurement, Trial

@@ -5,12 +5,27 @@ import sys
 
 import pytest
 import torch
+from conftest import ROOT, environment
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from conftest import ROOT, environment
-from lib import Chip, Oracle, Recipe, SelfTuning, Variation, evaluate, fit, fit_cells, load, own_network, programmed, read_cells, report, to_analog
-from lib.profiles import profile
+from lib import (
+    Chip,
+    Oracle,
+    Recipe,
+    SelfTuning,
+    Variation,
+    evaluate,
+    fit,
+    fit_cells,
+    load,
+    programmed,
+    read_cells,
+    report,
+    to_analog,
+)
+from lib.companion import own_network
+from lib.companion.profiles import profile
 
 TINY = own_network.Scale(120, 40, 1, 1, 3)
 
@@ -127,7 +142,7 @@ def test_a_plain_installation_works_elsewhere(tmp_path):
     code = (
         "import lib, torch, torchvision\n"
         "from lib.data import data_folder\n"
-        "from lib.store import cache_folder\n"
+        "from lib.experiments.store import cache_folder\n"
         "net = lib.to_analog(torchvision.models.resnet18(num_classes=3), 'A4W4', torch.randn(2, 3, 32, 32))\n"
         "print(lib.__file__, data_folder(), cache_folder(), sum(r.cells for r in lib.report(net)), sep='\\n')\n"
     )

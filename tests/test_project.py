@@ -9,37 +9,57 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, environment, replaced
-from lib import findings_published
 
-# A module imports only from modules that stand before it.  `statistics` is pure maths, so it stands first: that lets
-# `evaluate(…).summary()` exist.
-ORDER = [
-    "checks", "sources", "content", "identity", "quantizers", "variation", "statistics", "cells", "fitting", "analog", "conversion", "folding", "files",
-    "networks", "folders", "data", "classify", "batch_norm", "training", "post_training", "evaluation", "adaptive",
-    "selftuning", "controls", "accounting", "trials", "published", "store", "workers", "cluster", "costs", "hardware", "profiles",
-    "studies", "findings", "findings_mixed", "findings_tuning", "findings_published", "engine", "lessons", "figures",
-    "own_network", "rendering", "companion",
+from lib.companion import findings_published
+
+# The science, in reading order: a module imports only from modules that stand before it.  `statistics` is pure maths, so it
+# stands early: that lets `evaluate(…).summary()` exist.
+SCIENCE = [
+    "checks", "sources", "content", "identity", "quantizers", "variation", "statistics", "cells", "fitting", "analog",
+    "conversion", "folding", "files", "networks", "folders", "data", "classify", "batch_norm", "training", "post_training",
+    "evaluation", "adaptive", "selftuning", "controls", "accounting", "trials",
 ]  # fmt: skip
+# room → rooms that its modules may import from; "" is the science
+ROOMS = {"": {""}, "experiments": {"", "experiments"}, "companion": {"", "experiments", "companion"}}
 CONDA_NAMES = {
     "torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base",
     "nbconvert": "nbconvert-core",
 }  # fmt: skip
-MODULES = sorted((ROOT / "lib").glob("*.py"))
+MODULES = sorted((ROOT / "lib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def test_import_order():
-    for path in MODULES:
-        if path.stem in ("__init__", "environment"):
+def imported(path: Path) -> list[tuple[str, str]]:
+    """(room, module) of every import of this package that a file of it makes, anywhere in it; a name of a package is its own."""
+    found, here = [], path.relative_to(ROOT / "lib").parent.parts
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.partition(".")[0] == "lib" for alias in node.names), f"{path}: imports within the package are relative"
+        if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
-        rank = ORDER.index(path.stem)
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                for name in names:
-                    assert ORDER.index(name) < rank, f"{path.stem} imports {name}, which stands after it"
+        base = (*here[: len(here) + 1 - node.level], *(node.module.split(".") if node.module else ()))
+        names = [alias.name for alias in node.names] if base in [(), ("experiments",), ("companion",)] else [None]
+        for name in names:
+            parts = base if name is None else (*base, name)
+            found.append(("/".join(parts[:-1]), parts[-1]))
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT / "lib").as_posix())
+def test_a_room_imports_only_from_rooms_below_it(path):
+    room = path.relative_to(ROOT / "lib").parent.as_posix().replace(".", "")
+    for other, module in imported(path):
+        assert other in ROOMS[room], f"{path} imports {other}/{module}: {room or 'the science'} may import {sorted(ROOMS[room])}"
+        assert (ROOT / "lib" / other / f"{module}.py").exists(), f"{path} imports {other}/{module}, which is no module"
+
+
+def test_the_science_has_a_reading_order():
+    science = {path.stem for path in (ROOT / "lib").glob("*.py")} - {"__init__", "environment"}
+    assert science == set(SCIENCE)
+    for name in SCIENCE:
+        for room, other in imported(ROOT / "lib" / f"{name}.py"):
+            assert room or SCIENCE.index(other) < SCIENCE.index(name), f"{name} imports {other}, which stands after it"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("[!_]*.py")), ids=lambda p: p.stem)
@@ -53,7 +73,7 @@ def test_import_lib_is_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT / "lib").as_posix())
 def test_no_module_over_300_lines(path):
     assert len(path.read_text("utf-8").splitlines()) <= 300
 

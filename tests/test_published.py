@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-
 from conftest import ROOT
-from lib import costs, engine, figures, findings_published, studies
-from lib.profiles import PROFILES, profile
-from lib.published import PROTOCOLS, abstract, reported, variants
+
+from lib.companion import figures, findings_published, studies
+from lib.companion.profiles import PROFILES, profile
+from lib.companion.published import PROTOCOLS, abstract, reported, variants
+from lib.experiments import engine, timing
 
 FIGURES = ROOT / "figures"
 
@@ -226,9 +227,9 @@ def test_statements_are_judged_by_their_intervals():
 
 def test_costs_need_no_dataset(monkeypatch, tmp_path):
     monkeypatch.setenv("ANALOG_PIM_DATA", str(tmp_path))
-    monkeypatch.setattr(costs, "load", None)
-    assert costs.shape("mnist").train == 55_000 and costs.shape("cifar10").train == 50_000 - 50_000 // 12
-    assert not costs.at_hand("mnist") and not costs.at_hand("fashion-mnist")
+    monkeypatch.setattr(timing, "load", None)
+    assert timing.shape("mnist").train == 55_000 and timing.shape("cifar10").train == 50_000 - 50_000 // 12
+    assert not timing.at_hand("mnist") and not timing.at_hand("fashion-mnist")
     work = engine.missing(studies.published(profile("reduced")), None)
     seeds = len(work.trials) / len({t.network for t in work.trials})
     assert len(work.measurements) == 46 and seeds > 1 and engine.seconds(work) > 3600
@@ -238,8 +239,8 @@ def test_shapes_are_those_of_the_data():
     from lib import load
 
     data = load("fashion-mnist")
-    shape = costs.Shape(data.channels, data.classes, data.size, len(data.train), len(data.test))
-    assert costs.shape("fashion-mnist") == shape
+    shape = timing.Shape(data.channels, data.classes, data.size, len(data.train), len(data.test))
+    assert timing.shape("fashion-mnist") == shape
 
 
 def test_the_committed_table_is_that_of_the_file():

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from conftest import LAYERS, layer_and_input
 from torch import nn
 
-from conftest import LAYERS, layer_and_input
 from lib import Chip, Variation, evaluate, programmed, to_analog
 from lib.accounting import column_positions, floored_chips, predicted_error
 from lib.analog import channels_last, evaluating

@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-
 from conftest import ROOT, copy_project, environment, replaced
+
 from lib import sources
 from lib.checks import RunError
 from lib.evaluation import Counts
+from lib.experiments.store import Store, key_of
 from lib.sources import MEASURING_SOURCES, SOURCES, TRAINING_SOURCES
-from lib.store import Store, key_of
 
 STATE = {"net/w": torch.arange(6.0).view(2, 3), "optimizer/0/momentum_buffer": torch.ones(3), "epoch": torch.tensor(2)}
 
@@ -59,8 +59,9 @@ def test_a_module_that_does_not_exist_is_an_error():
 LIVE = """
 import sys
 from pathlib import Path
-from lib import Variation, data, engine, sources
-from lib.store import Store
+from lib import Variation, data, sources
+from lib.experiments import engine
+from lib.experiments.store import Store
 from lib.trials import Measurement, Trial
 from lib.training import Recipe
 import os
@@ -231,7 +232,8 @@ class Mine(ReadOnce):
 """
 USERS = """
 from pathlib import Path
-from lib import Recipe, SelfTuning, Variation, engine
+from lib import Recipe, SelfTuning, Variation
+from lib.experiments import engine
 from lib.trials import Measurement, Trial
 import mine
 if __name__ == "__main__":

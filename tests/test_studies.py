@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import Variation, figures, findings_mixed, studies
-from lib.engine import merged
-from lib.profiles import profile
+from lib import Variation
+from lib.companion import figures, findings_mixed, studies
+from lib.companion.profiles import profile
+from lib.experiments.engine import merged
 from lib.trials import Measurement
 
 

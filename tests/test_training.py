@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from lib import Images, Recipe, Variation, accuracy, build, fit, post_training_quantize, programmed, reestimate_batch_norm, to_analog
+from lib import (
+    Images,
+    Recipe,
+    Variation,
+    accuracy,
+    build,
+    fit,
+    post_training_quantize,
+    programmed,
+    reestimate_batch_norm,
+    to_analog,
+)
 from lib.analog import crossbars
 from lib.data import Augment
 from lib.quantizers import LineSearch

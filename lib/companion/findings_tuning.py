@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from ..accounting import cost, floored_chips
+from ..selftuning import Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
+from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, paired_difference, recovery
+from ..variation import Variation
 from . import studies
-from .accounting import cost, floored_chips
 from .findings import YIELD_MARGIN, scaled
 from .findings_mixed import chips_of, columns, float_accuracy, mixed, place
 from .profiles import CLAIM_SHARE, Profile, Setting
-from .selftuning import Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
-from .statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, paired_difference, recovery
-from .variation import Variation
 
 NEEDED_GAIN, NEEDED_RECOVERY, ALLOWED_LOSS = 5.0, 0.8, 10.0
 PROBED = ("QAT", "QAVAT")

@@ -21,11 +21,11 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, replace
 
-from .data import ROOT, Augment
-from .quantizers import Bits
-from .training import Recipe
-from .trials import METHODS, Measurement, Trial
-from .variation import Variation
+from ..data import ROOT, Augment
+from ..quantizers import Bits
+from ..training import Recipe
+from ..trials import METHODS, Measurement, Trial
+from ..variation import Variation
 
 REPORTED = ROOT / "data" / "reported.csv"
 ACCURACY = "accuracy (%)"

@@ -16,8 +16,8 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
+from ..checks import InputError, RunError, integer
 from . import workers
-from .checks import InputError, RunError, integer
 
 JOBS_VARIABLE = "ANALOG_PIM_JOBS"
 SCHEDULER_VARIABLE = "DASK_SCHEDULER_ADDRESS"

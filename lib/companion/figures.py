@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import engine
-from .data import ROOT, fingerprint
-from .networks import NAMES
+from ..data import ROOT, fingerprint
+from ..experiments import engine
+from ..networks import NAMES
+from ..sources import SOURCES, path_of
+from ..statistics import Claim
 from .profiles import Profile
-from .statistics import Claim
 
 FIGURES_VARIABLE = "ANALOG_PIM_FIGURES"
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib", "seaborn")
@@ -238,8 +239,8 @@ def claim_record(claim: Claim) -> dict:
 def tree_digest() -> str:
     """SHA-256 over the sources of lib/ and notebooks/."""
     digest = hashlib.sha256()
-    for path in sorted([*(ROOT / "lib").glob("*.py"), *(ROOT / "notebooks").glob("*.ipynb")]):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted([*map(path_of, SOURCES), *(ROOT / "notebooks").glob("*.ipynb")]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -18,13 +18,14 @@ import time
 import traceback
 from pathlib import Path
 
-from . import cluster, engine, studies
-from .checks import InputError, StorageError, UserError
-from .data import DATA_VARIABLE, ROOT
+from ..checks import InputError, StorageError, UserError
+from ..data import DATA_VARIABLE, ROOT
+from ..experiments import cluster, engine
+from ..experiments.store import Store
+from . import studies
 from .profiles import NETWORKS_VARIABLE, PROFILES, SEEDS_VARIABLE, Profile, profile
 from .published import PROTOCOLS
 from .rendering import PUBLISHED, Outcome, empty_stage, render, require_renderers, say, write, writing
-from .store import Store
 
 NOTEBOOKS = ROOT / "notebooks"
 

@@ -7,12 +7,12 @@ from functools import lru_cache
 
 import torch
 
-from . import costs
-from .checks import InputError, one_of
-from .conversion import to_analog
-from .evaluation import PRECISIONS, best_precision
-from .networks import build
-from .trials import Trial
+from ..checks import InputError, one_of
+from ..conversion import to_analog
+from ..evaluation import PRECISIONS, best_precision
+from ..networks import build
+from ..trials import Trial
+from . import timing
 
 DEVICE_VARIABLE = "ANALOG_PIM_DEVICE"
 PRECISION_VARIABLE = "ANALOG_PIM_PRECISION"
@@ -31,7 +31,7 @@ def precision(trial: Trial) -> str:
     """Of the Monte Carlo of a trial's network: ANALOG_PIM_PRECISION, else the best here; the client decides for all."""
     if chosen := os.environ.get(PRECISION_VARIABLE):
         return one_of("precision", chosen, PRECISIONS)
-    of = costs.shape(trial.dataset)
+    of = timing.shape(trial.dataset)
     return _best_precision(trial.network, trial.width, of.channels, of.classes, of.size, device().type)
 
 

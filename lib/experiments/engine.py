@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import cluster, costs, workers
-from .checks import InputError, RunError
-from .data import Dataset, fingerprint, load
-from .evaluation import Counts
+from ..checks import InputError, RunError
+from ..data import Dataset, fingerprint, load
+from ..evaluation import Counts
+from ..sources import FOLDER, MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
+from ..training import State
+from ..trials import Measurement, Trial, restored
+from . import cluster, timing, workers
 from .hardware import device, precision
-from .sources import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
 from .store import DTYPE, Store, key_of
-from .training import State
-from .trials import Measurement, Trial, restored
 
 SHARD_SECONDS = 8.0  # of a task that measures, as estimated; half of that on the processors we know
 URGENT = 10**9  # Dask priority of what is quick and needed by others
@@ -60,7 +60,7 @@ class Work:
 def missing(measurements: Iterable[Measurement], store: Store) -> Work:
     """What is not stored.  Of a dataset that is still to be downloaded nothing is: keys hold its content."""
     wanted, trials, gaps = merged(measurements), {}, []
-    readable = {name for name in {m.trial.dataset for m in wanted} if costs.at_hand(name)}
+    readable = {name for name in {m.trial.dataset for m in wanted} if timing.at_hand(name)}
     for m in wanted:
         known = m.trial.dataset in readable
         done = set(stored(m, store).chips.tolist()) if known else ()
@@ -254,9 +254,9 @@ def kept(made: Callable, trials: Mapping[Hashable, Trial], **arguments):
     depend on who made it.  Raises ValueError for a function from elsewhere."""
     import pandas as pd
 
-    package, _, module = made.__module__.rpartition(".")
-    if package != __package__:
-        raise InputError(f"{made.__name__} of {made.__module__} cannot be kept: allowed are functions of {__package__}; call it with the networks instead")
+    package, _, module = made.__module__.partition(".")
+    if package != FOLDER.name:
+        raise InputError(f"{made.__name__} of {made.__module__} cannot be kept: allowed are functions of {FOLDER.name}; call it with the networks instead")
     store, sources = Store(), (*MEASURING_SOURCES, "accounting", module)
     require_unchanged(sources)
     for t in trials.values():
@@ -274,5 +274,5 @@ def kept(made: Callable, trials: Mapping[Hashable, Trial], **arguments):
 def seconds(work: Work) -> float:
     """Estimated time of the missing work on one core (or GPU) of this machine."""
     where = str(device())
-    training = sum(costs.training_seconds(trial, where) for trial in work.trials)
-    return training + sum(len(chips) * costs.chip_seconds(m, where) for m, chips in work.measurements)
+    training = sum(timing.training_seconds(trial, where) for trial in work.trials)
+    return training + sum(len(chips) * timing.chip_seconds(m, where) for m, chips in work.measurements)

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from .checks import InputError, RunError
-from .data import Dataset, Images, load
-from .evaluation import Counts, evaluate
-from .identity import described
-from .sources import SOURCES, source_digest
+from ..checks import InputError, RunError
+from ..data import Dataset, Images, load
+from ..evaluation import Counts, evaluate
+from ..identity import described
+from ..sources import SOURCES, source_digest
+from ..training import State
+from ..trials import Measurement, Trial, restored, train
 from .store import key_of
-from .training import State
-from .trials import Measurement, Trial, restored, train
 
 THREADS = 1  # of a task on the CPU; two such tasks side by side do more than one of two threads
 

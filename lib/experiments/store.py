@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from safetensors import torch as safe
 
-from .checks import StorageError
-from .data import ROOT
-from .evaluation import Counts
-from .sources import SOURCES, require_unchanged, source_digest
-from .training import State
+from ..checks import StorageError
+from ..data import ROOT
+from ..evaluation import Counts
+from ..sources import SOURCES, require_unchanged, source_digest
+from ..training import State
 
 CACHE_VARIABLE = "ANALOG_PIM_CACHE"
 DTYPE = "float32"

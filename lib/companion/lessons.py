@@ -11,17 +11,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .accounting import column_positions, knee, predicted_error, shared_gain, simulated_errors
-from .analog import channels_last, crossbars, evaluating, programmed
-from .controls import traffic
-from .data import Dataset
+from ..accounting import column_positions, knee, predicted_error, shared_gain, simulated_errors
+from ..analog import channels_last, crossbars, evaluating, programmed
+from ..controls import traffic
+from ..data import Dataset
+from ..quantizers import activation_quantizer
+from ..selftuning import Oracle, ReferenceCells, ReferenceColumns
+from ..statistics import Claim, proportion, variance_components
+from ..trials import QUANTIZED
+from ..variation import Chip, Variation
 from .findings import exactly, scaled
 from .profiles import CLAIM_SHARE, Profile
-from .quantizers import activation_quantizer
-from .selftuning import Oracle, ReferenceCells, ReferenceColumns
-from .statistics import Claim, proportion, variance_components
-from .trials import QUANTIZED
-from .variation import Chip, Variation
 
 # PCM programming noise: standard deviation in µS over the target conductance g/g_max, g_max = 25 µS.
 # Source: aihwkit, src/aihwkit/inference/noise/pcm.py, PCMLikeNoiseModel (Nandakumar et al., ICECS 2019).

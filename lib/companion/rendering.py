@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import cluster
-from .checks import RunError, StorageError
-from .data import ROOT
+from ..checks import RunError, StorageError
+from ..data import ROOT
+from ..experiments import cluster
 from .profiles import Profile
 
 # the notebook that reads the figures of others, so it is rendered when they are done

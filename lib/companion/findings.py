@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .networks import NAMES
-from .profiles import Profile, Setting
-from .statistics import (
+from ..networks import NAMES
+from ..statistics import (
     Claim,
     Estimate,
     bootstrap_mean,
@@ -21,7 +20,8 @@ from .statistics import (
     proportion,
     quantile,
 )
-from .trials import QUANTIZED
+from ..trials import QUANTIZED
+from .profiles import Profile, Setting
 
 ALTERNATIVES = ("QAT", "PTQ-VAT")  # what QAVAT is held against, each on its own
 YIELD_MARGIN = 5.0  # points below float accuracy that a good chip may lose

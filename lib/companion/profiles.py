@@ -11,12 +11,12 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .checks import one_of
-from .data import ROOT
-from .networks import NETWORKS
+from ..checks import one_of
+from ..data import ROOT
+from ..networks import NETWORKS
+from ..quantizers import Bits
+from ..training import Recipe
 from .published import PROTOCOLS
-from .quantizers import Bits
-from .training import Recipe
 
 NETWORKS_VARIABLE, SEEDS_VARIABLE = "ANALOG_PIM_NETWORKS", "ANALOG_PIM_SEEDS"
 

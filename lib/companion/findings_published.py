@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .checks import InputError
-from .data import ROOT
+from ..checks import InputError
+from ..data import ROOT
+from ..networks import NAMES
+from ..statistics import Claim, Estimate, mean, paired_difference
 from .findings import exactly
-from .networks import NAMES
 from .profiles import PROFILES
 from .published import PROTOCOLS, UNCHANGED, reported
-from .statistics import Claim, Estimate, mean, paired_difference
 
 TOLERANCE = 1.5  # points
 FIGURES = ROOT / "figures"

@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .accounting import shared_deviations
-from .checks import InputError
+from ..accounting import shared_deviations
+from ..checks import InputError
+from ..networks import NAMES
+from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, difference_of_means, paired_difference, quantile
+from ..variation import Variation
 from .findings import YIELD_MARGIN, exactly, scaled
-from .networks import NAMES
 from .profiles import CLAIM_SHARE, Profile, Setting
-from .statistics import Claim, Estimate, bootstrap_mean, chip_yield, difference_of_means, paired_difference, quantile
 from .studies import parts_of
-from .variation import Variation
 
 NETS = ("QAT", "QAVAT", "QAVAT mixed")
 Results = dict[tuple, np.ndarray]

@@ -11,9 +11,9 @@ from functools import lru_cache
 
 import torch
 
-from .data import VALIDATION_SHARE, data_folder, load
-from .networks import build
-from .trials import Measurement, Trial
+from ..data import VALIDATION_SHARE, data_folder, load
+from ..networks import build
+from ..trials import Measurement, Trial
 from .workers import pinned
 
 STEP_COST = 3.0  # a training step against a forward pass of the same images

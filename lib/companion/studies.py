@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .analog import crossbars
-from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
-from .conversion import to_analog
-from .costs import shape
-from .networks import build
+from ..analog import crossbars
+from ..controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
+from ..conversion import to_analog
+from ..experiments.timing import shape
+from ..networks import build
+from ..selftuning import Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
+from ..trials import NOISY, QUANTIZED, Measurement, Trial
+from ..variation import CELLS, Variation
 from .profiles import CLAIM_SHARE, Profile, Setting
 from .published import VARIED, reported
 from .published import variants as varied_trainings
-from .selftuning import Gain, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
-from .trials import NOISY, QUANTIZED, Measurement, Trial
-from .variation import CELLS, Variation
 
 
 def trial(

@@ -18,25 +18,25 @@ import torch.nn.functional as F
 from safetensors import torch as safe
 from torch import Tensor, nn
 
-from .analog import report
-from .cells import COLUMNS
-from .conversion import to_analog
-from .data import Dataset, fingerprint, load
-from .evaluation import Counts, best_precision, evaluate
+from ..analog import report
+from ..cells import COLUMNS
+from ..conversion import to_analog
+from ..data import Dataset, fingerprint, load
+from ..evaluation import Counts, best_precision, evaluate
+from ..experiments.store import Store, key_of
+from ..experiments.workers import pinned
+from ..fitting import Fit
+from ..identity import described
+from ..post_training import post_training_quantize
+from ..selftuning import ReferenceCells, SelfTuning
+from ..sources import MEASURING_SOURCES, require_unchanged
+from ..statistics import Claim, bootstrap_mean, paired_difference, quantile
+from ..training import Recipe, State, fit, load_network
+from ..variation import Variation, keyed_generator
 from .findings import exactly
-from .fitting import Fit
-from .identity import described
-from .post_training import post_training_quantize
 from .profiles import Profile
-from .selftuning import ReferenceCells, SelfTuning
-from .sources import MEASURING_SOURCES, require_unchanged
-from .statistics import Claim, bootstrap_mean, paired_difference, quantile
-from .store import Store, key_of
-from .training import Recipe, State, fit, load_network
-from .variation import Variation, keyed_generator
-from .workers import pinned
 
-SOURCES = (*MEASURING_SOURCES, "own_network")
+SOURCES = (*MEASURING_SOURCES, "companion.own_network")
 BITS, TUNED = "A4W4", SelfTuning(ReferenceCells(256))
 NETS = ("converted", "QAT", "QAVAT")  # quantized as it is; fine-tuned without variation; fine-tuned with it
 
@@ -82,7 +82,7 @@ def images(of: Scale) -> Path:
     thousands of files takes a disk seconds."""
     require_unchanged(SOURCES)
     about = {"images": "clothes", "train": of.train, "test": of.test, "data": fingerprint("fashion-mnist")}
-    return Store().folder_of(key_of(about, ("data", "own_network")), lambda folder: _write_images(folder / "clothes", of)) / "clothes"
+    return Store().folder_of(key_of(about, ("data", "companion.own_network")), lambda folder: _write_images(folder / "clothes", of)) / "clothes"
 
 
 def _write_images(folder: Path, of: Scale) -> None:

@@ -1,0 +1,4 @@
+"""This paper's companion: profiles, what each notebook measures and claims, figures, pages.  `python -m lib.companion`
+
+May import the science (`lib`) and `lib.experiments`.
+"""
