@@ -7,7 +7,7 @@ lib/companion/profiles.py by hand, before anything is measured on the test set.
 
 import sys
 
-from lib.companion import findings, studies
+from lib.companion import accuracy_vs_sigma, cases, claims
 from lib.companion.profiles import profile
 from lib.experiments import engine
 from lib.statistics import paired_difference
@@ -19,11 +19,11 @@ CANDIDATES = ("A4W2", "A4W4")
 def main(name: str = "quick") -> None:
     chosen = profile(name)
     for setting in chosen.settings:
-        table = engine.collect(studies.validation(chosen, setting, CANDIDATES))
+        table = engine.collect(accuracy_vs_sigma.validation(chosen, setting, CANDIDATES))
         best = {}
         for bits in CANDIDATES:
-            values = {m: findings.curve(table, setting, m, bits).sort_values("chip").accuracy.to_numpy() for m in QUANTIZED}
-            gains = {other: paired_difference(values["QAVAT"], values[other]) for other in findings.ALTERNATIVES}
+            values = {m: cases.curve(table, setting, m, bits).sort_values("chip").accuracy.to_numpy() for m in QUANTIZED}
+            gains = {other: paired_difference(values["QAVAT"], values[other]) for other in claims.ALTERNATIVES}
             best[bits] = min(gain.value for gain in gains.values())
             means = "  ".join(f"{method} {v.mean():.1f}" for method, v in values.items())
             print(f"{setting.network} {bits}  {means}  " + "  ".join(f"gain over {o}: {g}" for o, g in gains.items()), flush=True)

@@ -24,12 +24,12 @@ from .interrupts import GRACE, ROOT, left_behind
 
 STUDY = """
 import sys
-from lib.companion import studies
+from lib.companion import accuracy_vs_sigma
 from lib.experiments import engine
 from lib.companion.profiles import profile
 if __name__ == "__main__":
     print("started", flush=True)
-    engine.collect(studies.accuracy_vs_sigma(profile("smoke"), 0), progress=False).to_csv(sys.argv[1])
+    engine.collect(accuracy_vs_sigma.measurements(profile("smoke"), 0), progress=False).to_csv(sys.argv[1])
 """
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from lib.checks import InputError, RunError
-from lib.companion import studies
+from lib.companion import start_here, variation_and_chips
 from lib.companion.profiles import profile
 from lib.experiments import cluster, engine, workers
 from lib.experiments.store import Store
@@ -25,7 +25,7 @@ def no_other_scheduler(monkeypatch):
 
 
 def study():
-    return studies.start_here(SMOKE, 0) + studies.chips(SMOKE, 0)
+    return start_here.measurements(SMOKE, 0) + variation_and_chips.measurements(SMOKE, 0)
 
 
 def csv(folder, measurements=None):

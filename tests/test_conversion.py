@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lib import Chip, Variation, build, programmed, report, to_analog
 from lib.analog import crossbars, evaluating
-from lib.companion.own_network import Branched
+from lib.companion.your_own_network import Branched
 from lib.folding import way, written
 from lib.quantizers import LearnedStep
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib import Recipe, Variation, data, variation
-from lib.companion import lessons
+from lib.companion import within_and_between_chips
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
 from lib.experiments import engine, timing, workers
@@ -102,17 +102,17 @@ def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
     """Notebook 04's, with the network trained on the way; other arguments are another table, --force makes it again."""
     store = Store(tmp_path)
     monkeypatch.setattr(engine, "Store", lambda: store)
-    first = engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20)
+    first = engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20)
     assert list(first.network.unique()) == ["toy"] and len(first) == 6
     threads = torch.get_num_threads()
-    direct = lessons.batch_norm_table({"toy": engine.network(QAVAT, store)}, engine.load("toy"), [-0.5, 0.0, 0.5], 20)
+    direct = within_and_between_chips.batch_norm_table({"toy": engine.network(QAVAT, store)}, engine.load("toy"), [-0.5, 0.0, 0.5], 20)
     assert (first.drop(columns="change") == direct.drop(columns="change")).all(axis=None) and torch.get_num_threads() == threads
     with monkeypatch.context() as patched:
         patched.setattr(engine, "network", lambda *a: pytest.fail("the table is there"))
-        assert engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20).equals(first)
-    assert len(engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, shared=[0.0], images=20)) == 2
+        assert engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20).equals(first)
+    assert len(engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, shared=[0.0], images=20)) == 2
     store.discard_tables()
-    assert engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20).equals(first)
+    assert engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20).equals(first)
     with pytest.raises(ValueError, match="allowed are functions of lib"):
         engine.kept(collect, {"toy": QAVAT})
 
@@ -243,8 +243,8 @@ def test_a_small_table_is_of_the_networks_that_it_was_made_of(tmp_path, monkeypa
     store = Store(tmp_path)
     monkeypatch.setattr(engine, "Store", lambda: store)
     arguments = {"shared": [-0.5, 0.5], "images": 60}
-    first = engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, **arguments)
+    first = engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, **arguments)
     state = store.checkpoint(engine.trial_key(QAVAT))
     store._remove("checkpoints", engine.trial_key(QAVAT))
     store.save_checkpoint(engine.trial_key(QAVAT), other_processor(state), {})
-    assert not engine.kept(lessons.batch_norm_table, {"toy": QAVAT}, **arguments).equals(first)
+    assert not engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, **arguments).equals(first)

@@ -9,12 +9,12 @@ import pytest
 from conftest import ROOT
 
 from benchmarks.kills import start
-from lib.companion import studies
+from lib.companion import accuracy_vs_sigma, start_here
 from lib.companion.profiles import profile
 from lib.experiments import engine
 from lib.experiments.store import Store
 
-STUDY = studies.start_here(profile("smoke"), 0)
+STUDY = start_here.measurements(profile("smoke"), 0)
 
 
 def test_two_runs_at_once_share_a_store(tmp_path):
@@ -25,7 +25,7 @@ def test_two_runs_at_once_share_a_store(tmp_path):
     runs = [start(tmp_path), start(tmp_path / "b")]
     assert [run.wait() for run in runs] == [0, 0]
     first, second = ((folder / "table.csv").read_bytes() for folder in (tmp_path, tmp_path / "b"))
-    wanted = studies.accuracy_vs_sigma(profile("smoke"), 0)
+    wanted = accuracy_vs_sigma.measurements(profile("smoke"), 0)
     assert first == second == engine.collect(wanted, Store(tmp_path / "cache"), progress=False).to_csv().encode()
     assert engine.missing(wanted, Store(tmp_path / "cache")).measurements == []
     assert not list((tmp_path / "cache").rglob(".writing-*"))
@@ -39,12 +39,12 @@ def test_kills_change_nothing():
 
 FULL = """
 import resource
-from lib.companion import studies
+from lib.companion import accuracy_vs_sigma, start_here
 from lib.experiments import engine
 from lib.companion.profiles import profile
 from lib.experiments.store import Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-engine.collect(studies.start_here(profile("smoke"), 0), Store("cache"), progress=False)
+engine.collect(start_here.measurements(profile("smoke"), 0), Store("cache"), progress=False)
 """
 
 

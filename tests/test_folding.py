@@ -17,7 +17,7 @@ from lib import (
     to_analog,
 )
 from lib.analog import crossbars, evaluating
-from lib.companion.own_network import Branched
+from lib.companion.your_own_network import Branched
 from lib.folding import Chain, way, written
 from lib.variation import LAWS
 

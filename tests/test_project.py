@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment, replaced
 
-from lib.companion import findings_published
+from lib.companion import paper_versus_ours
 
 # The science, in reading order: a module imports only from modules that stand before it.  `statistics` is pure maths, so it
 # stands early: that lets `evaluate(…).summary()` exist.
@@ -52,6 +52,13 @@ def test_a_room_imports_only_from_rooms_below_it(path):
     for other, module in imported(path):
         assert other in ROOMS[room], f"{path} imports {other}/{module}: {room or 'the science'} may import {sorted(ROOMS[room])}"
         assert (ROOT / "lib" / other / f"{module}.py").exists(), f"{path} imports {other}/{module}, which is no module"
+
+
+def test_modules_of_notebooks_share_only_what_is_shared():
+    own = {path.stem[3:] for path in NOTEBOOKS}
+    for name in own:
+        used = {module for room, module in imported(ROOT / "lib" / "companion" / f"{name}.py") if room == "companion"}
+        assert used <= {"cases", "claims", "profiles", "published"}, f"{name} imports {sorted(used)}"
 
 
 def test_the_science_has_a_reading_order():
@@ -131,7 +138,7 @@ def test_committed_figures_are_complete(profile):
 
 
 def test_the_committed_run_repeats_the_published_rows_of_lenet():
-    rows = findings_published.compared(findings_published.committed())
+    rows = paper_versus_ours.compared(paper_versus_ours.committed())
     run = rows[(rows.network == "LeNet-5") & rows.method.isin(["QAT", "QAVAT"]) & (rows.verdict != "not run")]
     assert sorted(zip(run.method, run.sigma)) == [(method, sigma) for method in ("QAT", "QAVAT") for sigma in (0.2, 0.4, 0.6)]
     assert (run.ours_seeds == 3).all() and (run.ours_chips >= 300).all() and (run.difference.abs() < 5).all()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from lib.companion import figures, findings_published, studies
+from lib.companion import figures, paper_versus_ours
 from lib.companion.profiles import PROFILES, profile
 from lib.companion.published import PROTOCOLS, abstract, reported, variants
 from lib.experiments import engine, timing
@@ -45,12 +45,12 @@ def test_a_row_names_its_training():
 
 
 def test_profiles_repeat_what_they_say():
-    wanted = studies.published(profile("reduced"))
+    wanted = paper_versus_ours.published(profile("reduced"))
     sizes = {("lenet5-classic", 1.0), ("vgg11", 0.25), ("resnet18", 0.25)}
     assert {(m.trial.network, m.trial.width) for m in wanted} == sizes
     assert all(m.chips == 300 and m.images is None and m.images_per_chip is None for m in wanted)
-    everything = studies.published(profile("paper"))
-    assert len(everything) == sum(r.repeatable for r in reported()) and studies.published(profile("quick")) == []
+    everything = paper_versus_ours.published(profile("paper"))
+    assert len(everything) == sum(r.repeatable for r in reported()) and paper_versus_ours.published(profile("quick")) == []
 
 
 def test_a_profile_of_some_networks(monkeypatch):
@@ -75,29 +75,29 @@ def counts(row, accuracies):
 
 
 def test_comparison_is_over_seeds(tmp_path, monkeypatch):
-    monkeypatch.setattr(findings_published, "FIGURES", tmp_path)
+    monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     row = reported()[0]
     near = counts(row, row.mean + np.array([[0.5, 0.7], [-0.2, 0.0], [0.4, 0.4]]))
     far = counts(reported()[1], [[50.0, 60.0], [50.2, 60.2]])
-    ours = findings_published.newest(pd.concat([near, far]), "reduced")
-    table = findings_published.compared(ours)
+    ours = paper_versus_ours.newest(pd.concat([near, far]), "reduced")
+    table = paper_versus_ours.compared(ours)
     assert len(table) == 286 and table.verdict.value_counts().to_dict() == {"not run": 284, "agrees": 1, "differs": 1}
     first = table.iloc[0]
     seeds = row.mean + np.array([0.6, -0.1, 0.4])
     assert first.ours_mean == pytest.approx(seeds.mean()) and (first.ours_seeds, first.ours_chips) == (3, 2)
     half = 4.302653 * seeds.std(ddof=1) / np.sqrt(3)
     assert first.ours_high - first.ours_mean == pytest.approx(half, rel=1e-5)
-    good, bad = findings_published.agreement_claims(table)
+    good, bad = paper_versus_ours.agreement_claims(table)
     assert good.estimate.value == pytest.approx(1.2) and good.estimate.high == 1.5 and bad.verdict == "does not hold"
     # what a run commits is read again, and replaced by a newer one
     folder = tmp_path / "reduced"
     folder.mkdir()
     table.to_csv(folder / "07_published.csv", index=False)
-    again = findings_published.newest(counts(row, [[90.0, 91.0]]), "reduced")
+    again = paper_versus_ours.newest(counts(row, [[90.0, 91.0]]), "reduced")
     assert len(again) == 2 and again["mean"].iloc[-1] == 90.5
     assert again.set_index("method").loc["QAT"].seeds.tolist() == [2.0, 1.0]
-    assert len(list(findings_published.lines(table))) == 1
-    lonely = findings_published.agreement_claims(findings_published.compared(again))[0]
+    assert len(list(paper_versus_ours.lines(table))) == 1
+    lonely = paper_versus_ours.agreement_claims(paper_versus_ours.compared(again))[0]
     assert lonely.estimate.n == 1 and lonely.verdict == "inconclusive"  # one seed decides nothing
 
 
@@ -106,54 +106,54 @@ def test_a_variant_changes_one_thing():
     names = [{name for name, value in vars(trial).items() if value != vars(base)[name]} for trial in others]
     assert names == [{"train_images"}, {"quantizers"}, {"quantizers"}]
     assert (base.recipe.epochs, base.recipe.period) == (31, 10)
-    assert studies.variants(profile("quick")) == {} and len(studies.variants(profile("reduced"))) == 4
+    assert paper_versus_ours.variants(profile("quick")) == {} and len(paper_versus_ours.variants(profile("reduced"))) == 4
 
 
 def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
     values = {"unchanged": [90.0, 80.0, 85.0], "one": [90.2, 80.1, 85.3], "two": [88.0, 78.5, 83.0]}
     tables = {name: pd.DataFrame({"chip": [1, 0, 2], "accuracy": accuracy}) for name, accuracy in values.items()}
-    found = findings_published.effects(tables).set_index("change")
+    found = paper_versus_ours.effects(tables).set_index("change")
     assert found.loc["one", "effect"] == pytest.approx(0.2) and found.loc["two", "effect"] == pytest.approx(-11 / 6)
     assert (found.loc["unchanged", ["effect", "effect_low", "effect_high"]] == 0).all() and (found.n_chips == 3).all()
-    one, two = findings_published.effect_claims(found.reset_index(), "here")
+    one, two = paper_versus_ours.effect_claims(found.reset_index(), "here")
     assert one.estimate.value == pytest.approx(0.3) and two.verdict == "does not hold"
-    monkeypatch.setattr(findings_published, "FIGURES", tmp_path)
-    monkeypatch.setattr(findings_published, "ROOT", tmp_path)
+    monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
+    monkeypatch.setattr(paper_versus_ours, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="07_effects.csv.*--profile reduced --only 07"):
-        findings_published.effects({})
+        paper_versus_ours.effects({})
 
 
 def test_without_committed_figures_the_fix_is_named(monkeypatch):
-    monkeypatch.setattr(findings_published, "FIGURES", findings_published.ROOT / "no-figures")
+    monkeypatch.setattr(paper_versus_ours, "FIGURES", paper_versus_ours.ROOT / "no-figures")
     with pytest.raises(ValueError, match="no committed figure no-figures/quick/03_gain.json; make it with ./run_all"):
-        findings_published.results_of("quick")
-    assert findings_published.answering("reduced") == "quick"
-    assert len(findings_published.committed()) == 0 and findings_published.keys_of([], "07_published") == []
+        paper_versus_ours.results_of("quick")
+    assert paper_versus_ours.answering("reduced") == "quick"
+    assert len(paper_versus_ours.committed()) == 0 and paper_versus_ours.keys_of([], "07_published") == []
 
 
 def test_a_profile_answers_for_itself_once_it_has_both_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(findings_published, "FIGURES", tmp_path)
+    monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     (tmp_path / "reduced").mkdir()
     for figure, keys in (("03_gain", ["b", "a"]), ("05_loss", ["b", "c"])):
-        assert findings_published.answering("reduced") == "quick"
+        assert paper_versus_ours.answering("reduced") == "quick"
         (tmp_path / "reduced" / f"{figure}.json").write_text(json.dumps({"results": keys}))
-    assert findings_published.answering("reduced") == "reduced"
-    assert findings_published.results_of("reduced") == ["a", "b", "c"]
+    assert paper_versus_ours.answering("reduced") == "reduced"
+    assert paper_versus_ours.results_of("reduced") == ["a", "b", "c"]
 
 
 def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch):
     """Those just measured; those of the committed figure of which it repeats the numbers where nothing was."""
-    monkeypatch.setattr(findings_published, "FIGURES", tmp_path)
+    monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     for profile_name, figure, keys in (
         ("reduced", "07_published", ["p"]), ("paper", "07_published", ["q"]), ("quick", "07_published", ["no"]),
         ("reduced", "07_effects", ["e"]),
     ):  # fmt: skip
         (tmp_path / profile_name).mkdir(exist_ok=True)
         (tmp_path / profile_name / f"{figure}.json").write_text(json.dumps({"results": keys}))
-    assert findings_published.keys_of([pd.DataFrame()], "07_published") == ["p", "q"]
-    assert findings_published.keys_of({}.values(), "07_effects") == ["e"]
+    assert paper_versus_ours.keys_of([pd.DataFrame()], "07_published") == ["p", "q"]
+    assert paper_versus_ours.keys_of({}.values(), "07_effects") == ["e"]
     measured = [pd.DataFrame({"key": ["z", "z"]}), pd.DataFrame({"key": ["y"]})]
-    assert findings_published.keys_of(measured, "07_effects") == ["y", "z"]
+    assert paper_versus_ours.keys_of(measured, "07_effects") == ["y", "z"]
 
 
 @pytest.mark.parametrize("name", ["quick", "reduced", "smoke"])
@@ -162,8 +162,8 @@ def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path,
     shown, tables = {}, []
     monkeypatch.setattr(figures, "publish", lambda fig, figure, data, **record: shown.update({figure: record}))
     monkeypatch.setattr(figures, "show_table", tables.append)
-    monkeypatch.setattr(studies, "published", lambda profile, seed: [])
-    monkeypatch.setattr(studies, "variants", lambda profile: {})
+    monkeypatch.setattr(paper_versus_ours, "published", lambda profile, seed: [])
+    monkeypatch.setattr(paper_versus_ours, "variants", lambda profile: {})
     monkeypatch.setattr(engine, "collect", lambda measurements: pd.DataFrame())
     cells = json.loads((ROOT / "notebooks" / "07_paper_versus_ours.ipynb").read_text("utf-8"))["cells"]
     cells = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -178,11 +178,11 @@ def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path,
 
 @pytest.mark.parametrize("path", committed_figures("07_claims"))
 def test_committed_claims_are_those_of_the_committed_figures_beside_them(path):
-    expected, claims = io.StringIO(), findings_published.three_claims(path.parent.name)
+    expected, claims = io.StringIO(), paper_versus_ours.three_claims(path.parent.name)
     claims.to_csv(expected, index=False, float_format="%.6g", lineterminator="\n")
     assert path.read_text("utf-8") == expected.getvalue()
     record = json.loads(path.with_suffix(".json").read_text("utf-8"))
-    assert record["results"] == findings_published.results_of(path.parent.name)
+    assert record["results"] == paper_versus_ours.results_of(path.parent.name)
 
 
 @pytest.mark.parametrize("path", committed_figures("07_published"))
@@ -197,30 +197,30 @@ def test_committed_comparisons_show_the_reported_figures(path):
 
 @pytest.mark.parametrize("path", committed_figures("07_published"))
 def test_committed_comparisons_show_the_figures_of_the_profile_that_measured_them(path):
-    columns = [*findings_published.IDENTITY, *(f"ours_{name}" for name in findings_published.OURS)]
+    columns = [*paper_versus_ours.IDENTITY, *(f"ours_{name}" for name in paper_versus_ours.OURS)]
     run = pd.read_csv(path, dtype=str).dropna(subset="ours_mean")
     for owner, rows in run.groupby("ours_profile"):
         theirs = pd.read_csv(FIGURES / owner / path.name, dtype=str)
         theirs = theirs[theirs.ours_profile == owner]
         assert PROFILES[owner].published and rows[columns].merge(theirs[columns]).shape == rows[columns].shape
-    assert PROFILES[path.parent.name].published or len(run) == len(findings_published.committed())
+    assert PROFILES[path.parent.name].published or len(run) == len(paper_versus_ours.committed())
     numbers = run.astype({name: float for name in ("ours_mean", "reported_mean", "difference")})
     assert (numbers.difference - (numbers.ours_mean - numbers.reported_mean)).abs().max() < 1e-4
-    near = numbers.difference.abs() <= findings_published.TOLERANCE
+    near = numbers.difference.abs() <= paper_versus_ours.TOLERANCE
     assert (numbers.verdict == np.where(near, "agrees", "differs")).all()
 
 
 @pytest.mark.parametrize("path", committed_figures("07_effects"))
 def test_committed_effects_are_those_of_the_profile_that_measured_them(path):
-    owner = path.parent.name if studies.variants(profile(path.parent.name)) else "reduced"
+    owner = path.parent.name if paper_versus_ours.variants(profile(path.parent.name)) else "reduced"
     assert path.read_bytes() == (FIGURES / owner / path.name).read_bytes()
 
 
 def test_statements_are_judged_by_their_intervals():
-    table = findings_published.three_claims("quick")
+    table = paper_versus_ours.three_claims("quick")
     assert set(table.claim) == {1, 2, 3} and (table.points_low <= table.points).all()
     table = table.assign(points=5.0, points_low=3.0, points_high=9.0)
-    by = {c.statement[:9]: c for c in findings_published.statement_claims(table, 10.0)}
+    by = {c.statement[:9]: c for c in paper_versus_ours.statement_claims(table, 10.0)}
     assert by["QAVAT bea"].verdict == "holds" and by["training "].verdict == "does not hold"
     assert by["self-tuni"].estimate.low == 1.0 and by["self-tuni"].verdict == "holds"
 
@@ -230,7 +230,7 @@ def test_costs_need_no_dataset(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "load", None)
     assert timing.shape("mnist").train == 55_000 and timing.shape("cifar10").train == 50_000 - 50_000 // 12
     assert not timing.at_hand("mnist") and not timing.at_hand("fashion-mnist")
-    work = engine.missing(studies.published(profile("reduced")), None)
+    work = engine.missing(paper_versus_ours.published(profile("reduced")), None)
     seeds = len(work.trials) / len({t.network for t in work.trials})
     assert len(work.measurements) == 46 and seeds > 1 and engine.seconds(work) > 3600
 
@@ -244,6 +244,6 @@ def test_shapes_are_those_of_the_data():
 
 
 def test_the_committed_table_is_that_of_the_file():
-    with open(findings_published.ROOT / "data" / "reported.csv", newline="", encoding="utf-8") as file:
+    with open(paper_versus_ours.ROOT / "data" / "reported.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 1 + 286 + 3
     assert set(PROFILES) == {"smoke", "quick", "reduced", "paper"}

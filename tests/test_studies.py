@@ -1,11 +1,11 @@
-"""What the studies ask for, and how findings look it up again."""
+"""What the studies ask for, and how its results are looked up again."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from lib import Variation
-from lib.companion import figures, findings_mixed, studies
+from lib.companion import accuracy_vs_sigma, cases, figures, self_tuning, studies, within_and_between_chips
 from lib.companion.profiles import profile
 from lib.experiments.engine import merged
 from lib.trials import Measurement
@@ -24,7 +24,7 @@ def test_studies_name_every_measurement_once(name, number):
 
 def test_claims_of_quick_stand_on_100_chips_and_all_images():
     quick = profile("quick")
-    for study in (studies.within_and_between, studies.self_tuning):
+    for study in (within_and_between_chips.measurements, self_tuning.measurements):
         full = [m for m in merged(study(quick)) if m.variation and m.images_per_chip is None]
         assert full and all(m.chips >= 100 and m.images == quick.test_images for m in full)
 
@@ -32,13 +32,13 @@ def test_claims_of_quick_stand_on_100_chips_and_all_images():
 def test_choices_are_made_on_validation_images_and_chips():
     quick = profile("quick")
     for setting in quick.settings:
-        assert {m.purpose for m in studies.validation(quick, setting, ("A4W2", "A4W4"))} == {"validation"}
+        assert {m.purpose for m in accuracy_vs_sigma.validation(quick, setting, ("A4W2", "A4W4"))} == {"validation"}
 
 
 def test_mixed_networks_differ_in_training_alone():
     setting = profile("quick").settings[1]
     for law, sigma in setting.sigma.items():
-        nets = studies.networks(setting, law)
+        nets = cases.networks(setting, law)
         assert nets["QAVAT"].variation == Variation(sigma, law=law)
         assert nets["QAVAT mixed"].variation == Variation.split(sigma, 0.5, law) and nets["QAVAT mixed"].variation.total == pytest.approx(sigma)
         assert nets["QAT"].variation == Variation() and len({n.recipe for n in nets.values()}) == 1
@@ -47,7 +47,7 @@ def test_mixed_networks_differ_in_training_alone():
 @pytest.mark.parametrize("name", ["smoke", "quick"])
 def test_parts_cover_every_crossbar_once(name):
     for setting in profile(name).settings:
-        layers = [layer for part in studies.parts_of(setting).values() for layer in part]
+        layers = [layer for part in within_and_between_chips.parts_of(setting).values() for layer in part]
         assert len(layers) == len(set(layers)) == {"lenet5": 5, "resnet18": 21}[setting.network]
 
 
@@ -58,9 +58,9 @@ def table_of(measurements, values):
 
 def test_findings_look_up_what_was_measured():
     smoke = profile("smoke")
-    wanted = merged(studies.self_tuning(smoke))
+    wanted = merged(self_tuning.measurements(smoke))
     table = table_of(wanted, [[float(i), i + 0.5] for i in range(len(wanted))])
-    results = findings_mixed.indexed(table.sample(frac=1, random_state=0))
+    results = cases.indexed(table.sample(frac=1, random_state=0))
     setting = smoke.settings[1]
     for i, m in enumerate(wanted):
         if m.trial.network != setting.network or m.trial.method not in ("QAT", "QAVAT"):
@@ -69,15 +69,15 @@ def test_findings_look_up_what_was_measured():
         trained = m.trial.variation.total if m.trial.method == "QAVAT" else None
         law = m.trial.variation.law if m.trial.method == "QAVAT" and not m.variation else m.variation.law
         variation = m.variation if m.variation else Variation(law=law)
-        found = findings_mixed.chips_of(results, setting, m.trial.method, variation, label, sweep, trained)
+        found = cases.chips_of(results, setting, m.trial.method, variation, label, sweep, trained)
         assert found.tolist() == [float(i), i + 0.5], m.label
-    assert len(findings_mixed.chips_of(results, setting, "QAVAT", Variation(0.123))) == 0
+    assert len(cases.chips_of(results, setting, "QAVAT", Variation(0.123))) == 0
 
 
 def test_two_results_under_one_label_are_refused():
-    m = Measurement(studies.trial(profile("smoke").settings[0], "QAT", "A4W2"), Variation(0.3), 2)
+    m = Measurement(cases.trial(profile("smoke").settings[0], "QAT", "A4W2"), Variation(0.3), 2)
     with pytest.raises(ValueError, match="2 results share the identity.*labels that differ"):
-        findings_mixed.indexed(table_of([m, m], [[1.0, 2.0], [3.0, 4.0]]))
+        cases.indexed(table_of([m, m], [[1.0, 2.0], [3.0, 4.0]]))
 
 
 def test_alt_text_tells_ends_and_single_bars():

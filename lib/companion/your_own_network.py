@@ -33,10 +33,10 @@ from ..sources import MEASURING_SOURCES, require_unchanged
 from ..statistics import Claim, bootstrap_mean, paired_difference, quantile
 from ..training import Recipe, State, fit, load_network
 from ..variation import Variation, keyed_generator
-from .findings import exactly
+from .claims import exactly
 from .profiles import Profile
 
-SOURCES = (*MEASURING_SOURCES, "companion.own_network")
+SOURCES = (*MEASURING_SOURCES, "companion.your_own_network")
 BITS, TUNED = "A4W4", SelfTuning(ReferenceCells(256))
 NETS = ("converted", "QAT", "QAVAT")  # quantized as it is; fine-tuned without variation; fine-tuned with it
 
@@ -82,7 +82,7 @@ def images(of: Scale) -> Path:
     thousands of files takes a disk seconds."""
     require_unchanged(SOURCES)
     about = {"images": "clothes", "train": of.train, "test": of.test, "data": fingerprint("fashion-mnist")}
-    return Store().folder_of(key_of(about, ("data", "companion.own_network")), lambda folder: _write_images(folder / "clothes", of)) / "clothes"
+    return Store().folder_of(key_of(about, ("data", "companion.your_own_network")), lambda folder: _write_images(folder / "clothes", of)) / "clothes"
 
 
 def _write_images(folder: Path, of: Scale) -> None:

@@ -1,75 +1,71 @@
-"""Notebook 04: what the mixed pattern costs, to whom, and where.  Tables and claims from the counts of its study.
+"""Notebook 04: what the mixed pattern costs, to whom, and where.
 
 A *sweep* gives every chip a slice of the images (means only); a *full* measurement gives it all of them.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+from torch import nn
 
-from ..accounting import shared_deviations
-from ..checks import InputError
-from ..networks import NAMES
+from ..accounting import knee, shared_deviations, shared_gain
+from ..analog import channels_last, crossbars, evaluating, programmed
+from ..controls import traffic
+from ..conversion import to_analog
+from ..data import Dataset
+from ..experiments.timing import shape
+from ..networks import build
 from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, difference_of_means, paired_difference, quantile
-from ..variation import Variation
-from .findings import YIELD_MARGIN, exactly, scaled
+from ..trials import Measurement
+from ..variation import Chip, Variation
+from . import cases
+from .cases import NETS, chips_of, float_accuracy, mixed, place
+from .claims import YIELD_MARGIN, columns, exactly, scaled
 from .profiles import CLAIM_SHARE, Profile, Setting
-from .studies import parts_of
-
-NETS = ("QAT", "QAVAT", "QAVAT mixed")
-Results = dict[tuple, np.ndarray]
-IDENTITY = ["dataset", "network", "width", "bits", "method", "trained", "tested", "tuning", "images_per_chip"]
 
 
-def indexed(table: pd.DataFrame) -> Results:
-    """The table of `engine.collect` as a dictionary for `chips_of`: accuracies in the order of chips, mean over seeds."""
-    keyed = table.assign(trained=list(zip(table.trained_law, table.trained_sigma, table.trained_share)))
-    keyed["tested"] = list(zip(table.law.where(table.sigma > 0, "proportional"), table.sigma_within, table.sigma_between, table.layers))
-    for identity, keys in keyed.groupby([*IDENTITY, "seed"]).key.unique().items():
-        if len(keys) > 1:
-            raise InputError(f"{len(keys)} results share the identity {identity}; give the tunings labels that differ")
-    by_chip = keyed.groupby([*IDENTITY, "chip"], sort=True).accuracy.mean()
-    return {key: values.to_numpy() for key, values in by_chip.groupby(IDENTITY)}
+def measurements(profile: Profile, seed: int = 0) -> list[Measurement]:
+    """Notebook 04: the three networks against the between share; on whole test sets where quantile and yield are asked
+    for; attribution of the loss, as a whole and one part of the network at a time."""
+    wanted = []
+    for setting in profile.settings:
+        full, sweep = cases.full(profile, setting), cases.sweep(profile, setting)
+        wanted.append(cases.measured(profile, setting, cases.trial(setting, "float", seed=seed), 0.0))
+        for law, shares in profile.shares:
+            sigma, nets = setting.sigma[law], cases.networks(setting, law, seed)
+            mixed = Variation.split(sigma, CLAIM_SHARE, law)
+            parts = [Variation(), Variation(mixed.within, law=law), Variation(between=mixed.between, law=law), mixed]
+            for name, net in nets.items():
+                wanted.append(cases.measured(profile, setting, net, 0.0))
+                wanted += [sweep(net, Variation.split(sigma, share, law)) for share in shares]
+                wanted.append(full(net, mixed))
+                if name != "QAVAT mixed":
+                    wanted.append(full(net, Variation(sigma, law=law)))
+                    wanted += [sweep(net, v) for v in parts]
+            for layers in parts_of(setting).values():
+                wanted += [sweep(nets["QAVAT"], replace(v, layers=layers)) for v in parts[1:3]]
+        stressed = cases.networks(setting, "proportional", seed, profile.claim_sigma)
+        wanted += [sweep(stressed[m], Variation.split(profile.claim_sigma, share)) for m in ("QAT", "QAVAT") for share in (0.0, CLAIM_SHARE)]
+    return wanted
 
 
-def chips_of(
-    results: Results, setting: Setting, net: str, variation: Variation, tuning: str = "none", sweep: bool = False, trained: float | None = None
-) -> np.ndarray:
-    """Accuracy (%) of every chip; empty where it was not measured.
-
-    net: of `NETS`, or "float".  trained: total σ of its training, where it is not that of the law's claim."""
-    law, training = variation.law, ("proportional", 0.0, 0.0)
-    if net.startswith("QAVAT"):
-        sigma = setting.sigma[law] if trained is None else trained
-        training = (law, round(sigma, 9), CLAIM_SHARE if net.endswith("mixed") else 0.0)
-    layers = "all" if variation.layers is None else "+".join(variation.layers)
-    tested = (law if variation else "proportional", variation.within, variation.between, layers)
-    key = (setting.dataset, setting.network, setting.width, "float" if net == "float" else setting.claim_bits, net.split()[0])
-    key += (training, tested, tuning, (setting.sweep_images or 0) if sweep else 0)
-    return results.get(key, np.array([]))
-
-
-def float_accuracy(results: Results, setting: Setting) -> float:
-    """% of the float network without variation."""
-    return float(chips_of(results, setting, "float", Variation())[0])
-
-
-def mixed(setting: Setting, law: str, share: float = CLAIM_SHARE) -> Variation:
-    return Variation.split(setting.sigma[law], share, law)
-
-
-def columns(name: str, e: Estimate) -> dict:
-    return {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
-
-
-def place(setting: Setting, net: str, variation: Variation, extra: str = "same chips") -> str:
-    """The operating point of a claim in words."""
-    share = f", ρ {variation.between_share:.3g}" if variation.between else ""
-    return f"{NAMES[setting.network]} {setting.claim_bits} {net}, {variation.law} σ {variation.total:.3g}{share}, {extra}"
-
-
-# -- accuracy against the between share -----------------------------------------------------------------------
+def parts_of(setting: Setting) -> dict[str, tuple[str, ...]]:
+    """Part ("conv 1", "block 3", …) → names of its crossbars: every layer, or residual block, in forward order."""
+    of = shape(setting.dataset)
+    net = to_analog(build(setting.network, of.channels, of.classes, of.size, 1 / 64))
+    kinds = {"AnalogConv2d": "conv", "AnalogLinear": "fc", "BasicBlock": "block"}
+    parts: dict[str, tuple[str, ...]] = {}
+    for name, child in net.named_children():
+        layers = tuple(f"{name}.{inner}" if inner else name for inner, _ in crossbars(child))
+        if layers:
+            kind = kinds[type(child).__name__]
+            parts[f"{kind} {1 + sum(part.startswith(kind) for part in parts)}"] = layers
+    return parts
 
 
 def share_table(results, profile: Profile) -> pd.DataFrame:
@@ -123,9 +119,6 @@ def stress_table(results, profile: Profile) -> pd.DataFrame:
                 values = chips_of(results, setting, net, Variation.split(sigma, share), sweep=True, trained=sigma)
                 rows.append({"network": setting.network, "net": net, "sigma": sigma, "share": share, **columns("mean", bootstrap_mean(values)), "n_chips": len(values)})
     return pd.DataFrame(rows)
-
-
-# -- distribution, yield, asymmetry ---------------------------------------------------------------------------
 
 
 def distribution_table(results, profile: Profile) -> pd.DataFrame:
@@ -195,9 +188,6 @@ def yield_claims(yields: pd.DataFrame, profile: Profile) -> list[Claim]:
     return claims
 
 
-# -- attribution ----------------------------------------------------------------------------------------------
-
-
 def attribution(results, profile: Profile) -> pd.DataFrame:
     """network, law, net, cause, loss (points, with interval): quantization = float − ideal chip; within and between
     alone; interaction = the mixed loss beyond their sum.  The same unit normals in all."""
@@ -206,11 +196,11 @@ def attribution(results, profile: Profile) -> pd.DataFrame:
         whole = float_accuracy(results, setting)
         for law, _ in profile.shares:
             v = mixed(setting, law)
-            cases = [Variation(law=law), Variation(v.within, law=law), Variation(between=v.between, law=law), v]
+            tried = [Variation(law=law), Variation(v.within, law=law), Variation(between=v.between, law=law), v]
             for net in ("QAT", "QAVAT"):
-                ideal, within, between, both = (chips_of(results, setting, net, case, sweep=True) for case in cases)
+                ideal, within, between, both = (chips_of(results, setting, net, case, sweep=True) for case in tried)
                 causes = {
-                    "quantization": exactly(whole - chips_of(results, setting, net, cases[0])[0]),
+                    "quantization": exactly(whole - chips_of(results, setting, net, tried[0])[0]),
                     "within": bootstrap_mean(ideal - within),
                     "between": bootstrap_mean(ideal - between),
                     "interaction": bootstrap_mean(within + between - ideal - both),
@@ -257,3 +247,46 @@ def part_claims(parts: pd.DataFrame, profile: Profile) -> list[Claim]:
         e = Estimate(worst.loss, worst.loss_low, worst.loss_high, int(worst.n_chips))
         claims.append(Claim(f"the {component} part in {worst.part} alone, the worst found, costs accuracy (points)", place(setting, "QAVAT", mixed(setting, law)), e))
     return claims
+
+
+def break_even(nets: Mapping[str, nn.Module], data: Dataset, images: int = 64) -> pd.DataFrame:
+    """network, layer, fan_in, K_eff (ratio of the means of S² and ‖x‖² over training images), rho = 1/(1 + K_eff): at this
+    between share the shared part of the layer-fixed law moves an output as much as the cells' own part."""
+    rows, batch = [], data.train.balanced(images).normalized()
+    for network, net in nets.items():
+        layers = dict(crossbars(net))
+        for name, (x, _) in traffic(net, batch).items():
+            k = knee(layers[name], x, "layer-fixed")
+            rows.append({"network": network, "layer": name, "fan_in": layers[name].weight[0].numel(), "K_eff": k, "rho": 1 / (1 + k)})
+    return pd.DataFrame(rows)
+
+
+def batch_norm_table(nets: Mapping[str, nn.Module], data: Dataset, shared: Sequence[float], images: int = 200) -> pd.DataFrame:
+    """network, e_between, statistics, accuracy (%), change: what a shared proportional gain does to a network whose batch
+    norm uses the batch's own statistics (as in training) or its running ones (as in evaluation), on one batch of test
+    images; change is the rms change of the logits over their rms."""
+    batch, rows = data.test.balanced(images), []
+    x = channels_last(batch.normalized())
+    for network, net in nets.items():
+        net = copy.deepcopy(net)
+        with evaluating(net):
+            # running ones first: statistics of the batch move them
+            for statistics in ("running (evaluation)", "of the batch (training)"):
+                for module in net.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.train(statistics.startswith("of"))
+                nominal = net(x)
+                for e in shared:
+                    with programmed(net, Chip(0), shared_gain(e)):
+                        logits = net(x)
+                    right = float((logits.argmax(1) == batch.labels).float().mean() * 100)
+                    change = float((logits - nominal).square().mean().sqrt() / nominal.square().mean().sqrt())
+                    rows.append({"network": network, "e_between": e, "statistics": statistics, "accuracy": right, "change": change})
+    return pd.DataFrame(rows)
+
+
+def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
+    """At e_B = −0.5, statistics of the batch lose less than running ones."""
+    at = gains[np.isclose(gains.e_between, -0.5)].set_index("statistics").accuracy
+    lost = exactly(at["of the batch (training)"] - at["running (evaluation)"])
+    return [Claim("at e_B = −0.5 running statistics lose more than those of the batch (points)", point, lost, of="sweep")]

@@ -18,9 +18,12 @@ from ..checks import InputError
 from ..data import ROOT
 from ..networks import NAMES
 from ..statistics import Claim, Estimate, mean, paired_difference
-from .findings import exactly
-from .profiles import PROFILES
-from .published import PROTOCOLS, UNCHANGED, reported
+from ..trials import Measurement
+from ..variation import Variation
+from .claims import exactly
+from .profiles import PROFILES, Profile
+from .published import PROTOCOLS, UNCHANGED, VARIED, reported
+from .published import variants as varied_trainings
 
 TOLERANCE = 1.5  # points
 FIGURES = ROOT / "figures"
@@ -30,6 +33,23 @@ ANSWERS = ("03_gain", "05_loss")  # the figures that answer the abstract
 SMALL = 0.5  # points
 IDENTITY = ["network", "width", "dataset", "bits", "method", "sigma"]
 OURS = ["profile", "mean", "low", "high", "q05", "seeds", "chips"]
+
+
+def published(profile: Profile, seed: int = 0) -> list[Measurement]:
+    """Notebook 07: every published accuracy of the profile's sizes, on the published protocol; none in `quick`."""
+    rows = [row for row in reported() if (row.network, row.width) in profile.published and row.repeatable]
+    return [row.measurement(profile.published_chips, seed) for row in rows]
+
+
+def variants(profile: Profile) -> dict[str, Measurement]:
+    """Notebook 07: the row whose training is varied, one change at a time, where the profile repeats it."""
+    if (VARIED[0], 1.0) not in profile.published:
+        return {}
+    return {name: Measurement(trial, Variation(VARIED[2]), 100) for name, trial in varied_trainings().items()}
+
+
+def measurements(profile: Profile, seed: int = 0) -> list[Measurement]:
+    return published(profile, seed) + list(variants(profile).values())
 
 
 def repeated(table: pd.DataFrame, profile: str) -> pd.DataFrame:

@@ -24,17 +24,17 @@ from lib import (
     report,
     to_analog,
 )
-from lib.companion import own_network
+from lib.companion import your_own_network
 from lib.companion.profiles import profile
 
-TINY = own_network.Scale(120, 40, 1, 1, 3)
+TINY = your_own_network.Scale(120, 40, 1, 1, 3)
 
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("ANALOG_PIM_CACHE", str(tmp_path_factory.mktemp("mine")))
-        return own_network.images(TINY)
+        return your_own_network.images(TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_networks_of_torchvision(name, cells):
 
 
 def test_every_layer_of_a_branch_and_its_bias_are_converted():
-    net = own_network.Branched(4).eval()
+    net = your_own_network.Branched(4).eval()
     analog = to_analog(net, "A8W8", torch.randn(8, 3, 12, 12)).eval()
     kinds = {r.name: (r.kind, r.place) for r in report(analog)}
     assert kinds["point"] == ("AnalogConv2d", "analog") and kinds["depth.0"] == ("AnalogConv2d", "analog")
@@ -104,25 +104,25 @@ def test_folded_batch_norm_is_the_same_network_on_a_chip():
 
 def test_from_a_float_network_to_tuned_chips(mine):
     data = load(f"imagefolder:{mine}")
-    variation = fit_cells(read_cells(own_network.write_cells(mine / "cells.csv", Variation(0.2, 0.15)))).variation
-    net = own_network.float_network(data, TINY)
-    nets = own_network.fine_tuned(net, data, TINY, variation)
-    table = own_network.measured(nets, data, TINY, variation)
+    variation = fit_cells(read_cells(your_own_network.write_cells(mine / "cells.csv", Variation(0.2, 0.15)))).variation
+    net = your_own_network.float_network(data, TINY)
+    nets = your_own_network.fine_tuned(net, data, TINY, variation)
+    table = your_own_network.measured(nets, data, TINY, variation)
     assert table.groupby(["net", "tuning"], sort=False).size().tolist() == [1, 3, 3] * 3
-    again = own_network.measured(own_network.fine_tuned(own_network.float_network(data, TINY), data, TINY, variation), data, TINY, variation)
+    again = your_own_network.measured(your_own_network.fine_tuned(your_own_network.float_network(data, TINY), data, TINY, variation), data, TINY, variation)
     assert table.equals(again)
-    claims = own_network.chip_claims(table, variation)
-    assert len(claims) == 4 and all(c.estimate.n == 3 for c in claims) and len(own_network.chip_table(table)) == 9
-    assert own_network.scale(profile("quick")).chips == 100
+    claims = your_own_network.chip_claims(table, variation)
+    assert len(claims) == 4 and all(c.estimate.n == 3 for c in claims) and len(your_own_network.chip_table(table)) == 9
+    assert your_own_network.scale(profile("quick")).chips == 100
 
 
 def test_the_fitted_law_is_found_both_ways(tmp_path):
     for law in ("proportional", "layer-fixed"):
         truth = Variation(0.2, 0.15, law)
-        found = fit_cells(read_cells(own_network.write_cells(tmp_path / "cells.csv", truth, seed=1)))
+        found = fit_cells(read_cells(your_own_network.write_cells(tmp_path / "cells.csv", truth, seed=1)))
         assert found.law == law and found.decided and abs(found.within.value - 0.2) < 0.02
-        table = own_network.fit_table(found, truth)
-        assert list(table.parameter) == ["σ_W", "σ_B", "factor"] and len(own_network.fit_claims(table, found)) == 4
+        table = your_own_network.fit_table(found, truth)
+        assert list(table.parameter) == ["σ_W", "σ_B", "factor"] and len(your_own_network.fit_claims(table, found)) == 4
 
 
 def test_a_float_module_of_any_kind_is_fine_tuned(images):

@@ -1,0 +1,59 @@
+"""Notebook 00: a network meets its chip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from ..networks import NAMES
+from ..statistics import Claim, mean, paired_difference, proportion
+from ..trials import Measurement
+from . import cases
+from .cases import accuracies
+from .claims import scaled
+from .profiles import Profile
+
+
+def measurements(profile: Profile, seed: int = 0) -> list[Measurement]:
+    """Notebook 00: the first network, QAT and QAVAT, on ideal chips and at the claim's σ."""
+    setting = profile.settings[0]
+    top = profile.claim_sigma
+    return [
+        cases.measured(profile, setting, cases.trial(setting, method, setting.claim_bits, cases.training(setting, top), seed), sigma)
+        for method in ("QAT", "QAVAT")
+        for sigma in (0.0, top)
+    ]
+
+
+def spread(chips: Sequence[int], centre: float, width: float = 0.25) -> np.ndarray:
+    """Heights that keep points of one row apart: a golden-ratio sequence of the chip number around `centre`."""
+    return centre + width * (2 * (np.asarray(chips) * 0.6180339887 % 1) - 1)
+
+
+def predictions(labels: Tensor, before: Tensor, after: Tensor) -> pd.DataFrame:
+    """One row an image: its class, and what the network says on an ideal and on a real chip."""
+    return pd.DataFrame({"image": range(len(labels)), "label": labels, "ideal": before, "chip": after})
+
+
+def one_chip_claims(labels: Tensor, before: Tensor, after: Tensor) -> list[Claim]:
+    """More than half of a handful of images stay right on one chip: shown, not expected."""
+    right = scaled(proportion(int((after == labels).sum()), len(labels)), 100)
+    return [Claim("one chip gets more than 50 % of these images right (%)", f"chip 0, {len(labels)} images", right, 50.0, of="images")]
+
+
+def drop_claims(table, profile: Profile) -> list[Claim]:
+    """Notebook 00: the variability-oblivious network loses accuracy on real chips, and QAVAT loses less."""
+    setting, top = profile.settings[0], profile.claim_sigma
+    lost = {
+        method: accuracies(table, setting, method, setting.claim_bits, 0.0)[0]
+        - accuracies(table, setting, method, setting.claim_bits, top)
+        for method in ("QAT", "QAVAT")
+    }
+    point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {top:g}"
+    return [
+        Claim("QAT loses accuracy between an ideal and a real chip (points)", point, mean(lost["QAT"])),
+        Claim("QAVAT loses less than QAT (points)", point, paired_difference(lost["QAT"], lost["QAVAT"])),
+    ]
