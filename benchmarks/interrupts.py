@@ -36,9 +36,11 @@ def prepare(folder: Path) -> None:
 def start(folder: Path, only: str) -> subprocess.Popen:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ANALOG_PIM_")}
     command = [sys.executable, "-m", "lib.companion", "--profile", "smoke", *(["--only", only] if only else [])]
+    # a shell has its background jobs ignore Ctrl-C, and what they start inherits that
     return subprocess.Popen(
-        command, cwd=folder, env=clean | {"PYTHONPATH": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        command, cwd=folder, env=clean | {"PYTHONPATH": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def outcome(folder: Path) -> dict[str, str]:
