@@ -52,7 +52,7 @@ class Mine(ReadOnce):
         return [norm.ppf(0.5), Level.LOW, chosen, slots.k, vectorized(1), table, layer, log, DEFAULT, first(1), erfinv(0.1), math.pi]
 '''
 PRINT = "\nprint(code_of(Mine), code_of(Mine(), ))\nMine().estimate(None, None)\nprint(code_of(Mine), code_of(Mine()))\n"
-JOURNEY = "\nfrom distributed.protocol.pickle import dumps, loads\nimport lib.cluster\nm = loads(dumps(Mine()))\nprint(code_of(type(m)), code_of(m))\n"
+JOURNEY = "\nfrom distributed.protocol.pickle import dumps, loads\nimport lib.experiments.cluster\nm = loads(dumps(Mine()))\nprint(code_of(type(m)), code_of(m))\n"
 
 
 def run(tmp_path, code, seed):

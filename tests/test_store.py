@@ -89,7 +89,7 @@ except RuntimeError as error:
     ("quantizers.py", "TINY = 1e-8", "TINY = 1e-7", True),  # imported long ago
     ("controls.py", "chip_images = 0", "chip_images = 1", True),  # a control that this run does not use, but a key holds
     ("data.py", "VALIDATION_SHARE = 12", "VALIDATION_SHARE = 12  # one in twelve", False),
-    ("figures.py", "import gc", "import gc  # noqa", False),
+    ("companion/figures.py", "import gc", "import gc  # noqa", False),
 ])  # fmt: skip
 def test_an_edited_source_stops_a_run_before_anything_is_stored(tmp_path, file, old, new, refused):
     folder = copy_project(tmp_path / "copy")
