@@ -45,4 +45,5 @@ def described(value):
 
 def _keyed(module: str) -> bool:
     """Whether a module of this package enters every key of a measurement anyway."""
-    return module.removeprefix(f"{__package__}.") in MEASURING_SOURCES
+    package, _, name = module.partition(".")
+    return package == __package__ and name in MEASURING_SOURCES

@@ -140,6 +140,18 @@ def test_an_edit_of_the_users_own_code_is_another_key(case):
     assert key(before()) == key(before())  # and the same code run twice is the same
 
 
+@pytest.mark.parametrize("module", ["controls", "selftuning", "experiments.store", "users_own"])
+def test_a_users_module_that_is_called_like_one_of_ours_counts_by_its_code(module):
+    source = """
+        @dataclass(frozen=True)
+        class Mine(ReadOnce):
+            def estimate(self, chip, variation):
+                return {} * variation.between
+        """
+    once, twice = (defined(source.format(factor), __name__=module)() for factor in (1, 2))
+    assert described(once) != described(twice)
+
+
 def test_docstrings_and_comments_of_the_users_do_not_count():
     other = ESTIMATOR.replace("What it does.", "In other words.").replace("Shrinks", "Grows").replace("return", "return  # a remark\\\n")
     assert key(estimator("1")) == key(defined(other.replace("# a remark\\\n", "").replace("{body}", "1")))
