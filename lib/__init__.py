@@ -10,27 +10,63 @@ reconstruction.
 """
 
 from .adaptive import evaluate_mean
-from .analog import programmed, report
+from .analog import Tuner, programmed, report
 from .batch_norm import reestimate_batch_norm
 from .cells import read_cells
 from .checks import UserError
-from .conversion import to_analog
 from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
+from .conversion import to_analog
 from .data import Images, load
+from .estimators import Estimator, Oracle, ReadOnce, ReferenceCells, ReferenceColumns
 from .evaluation import Counts, accuracy, evaluate
 from .files import load_analog, save_analog
 from .fitting import fit_cells
 from .networks import build
 from .post_training import post_training_quantize
 from .quantizers import Bits
-from .selftuning import Gain, Offset, Oracle, ReferenceCells, ReferenceColumns, SelfTuning
+from .selftuning import Correction, Gain, Offset, SelfTuning, Tuning
 from .training import Recipe, fit
 from .variation import Chip, Variation, register_cells, register_law
 
 __version__ = "0.1.0"
 __all__ = [
-    "Bits", "Chip", "Counts", "Gain", "Images", "NoisyBatchNorm", "Offset", "Oracle", "OutputGain", "PerChipBatchNorm",
-    "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning", "StaticFold", "UserError", "Variation", "accuracy", "build",
-    "evaluate", "evaluate_mean", "fit", "fit_cells", "load", "load_analog", "post_training_quantize", "programmed",
-    "read_cells", "register_cells", "register_law", "reestimate_batch_norm", "report", "save_analog", "to_analog",
-]  # fmt: skip
+    "Bits",
+    "Chip",
+    "Correction",
+    "Counts",
+    "Estimator",
+    "Gain",
+    "Images",
+    "NoisyBatchNorm",
+    "Offset",
+    "Oracle",
+    "OutputGain",
+    "PerChipBatchNorm",
+    "ReadOnce",
+    "Recipe",
+    "ReferenceCells",
+    "ReferenceColumns",
+    "SelfTuning",
+    "StaticFold",
+    "Tuner",
+    "Tuning",
+    "UserError",
+    "Variation",
+    "accuracy",
+    "build",
+    "evaluate",
+    "evaluate_mean",
+    "fit",
+    "fit_cells",
+    "load",
+    "load_analog",
+    "post_training_quantize",
+    "programmed",
+    "read_cells",
+    "reestimate_batch_norm",
+    "register_cells",
+    "register_law",
+    "report",
+    "save_analog",
+    "to_analog",
+]

@@ -21,19 +21,8 @@ from torch import Tensor, nn
 
 from .analog import Crossbar, crossbars, evaluating, programmed
 from .controls import traffic
-from .selftuning import (
-    CORRECTIONS,
-    Gain,
-    Oracle,
-    ReadOnce,
-    ReferenceCells,
-    ReferenceColumns,
-    SelfTuning,
-    column_shape,
-    over_outputs,
-    peak,
-    refuse_other_law,
-)
+from .estimators import Estimator, Oracle, ReadOnce, ReferenceCells, ReferenceColumns, column_shape
+from .selftuning import CORRECTIONS, Gain, SelfTuning, Tuning, over_outputs, peak, refuse_other_law
 from .variation import Chip, Variation
 
 
@@ -50,16 +39,15 @@ class Cost:
     operation_share: float
 
 
-def cost(tuning, net: nn.Module, batch: Tensor, law: str) -> Cost:
+def cost(tuning: Tuning, net: nn.Module, batch: Tensor, law: str) -> Cost:
     """What a self-tuning or a control takes on inputs like `batch` (B, C, H, W)."""
-    tuner = isinstance(tuning, SelfTuning)
-    layers, seen = dict(crossbars(net)), traffic(net, batch[:1])  # sizes do not depend on how many images run
-    operations = sum(_operations(tuning.estimator, law, layers[name], x[0], y[0]) for name, (x, y) in seen.items()) if tuner else 0
+    layers, operations = dict(crossbars(net)), 0
+    seen = traffic(net, batch[:1])  # sizes do not depend on how many images run
+    if isinstance(tuning, SelfTuning):
+        operations = sum(_operations(tuning.estimator, law, layers[name], x[0], y[0]) for name, (x, y) in seen.items())
     products = sum(y[0].numel() * layers[name].weight[0].numel() for name, (_, y) in seen.items())
-    cells = tuning.estimator.cells(net) if tuner else tuning.cells(net)
-    whole = sum(layer.weight.numel() for layer in layers.values())
-    images = 0 if tuner else tuning.chip_images
-    return Cost(cells, cells / whole, images, operations, operations / products)
+    cells, whole = tuning.cells(net), sum(layer.weight.numel() for layer in layers.values())
+    return Cost(cells, cells / whole, tuning.chip_images, operations, operations / products)
 
 
 def _operations(estimator, law: str, layer: Crossbar, x: Tensor, y: Tensor) -> int:
@@ -82,11 +70,13 @@ def predicted_error(
     w = layer.quantize_weight(layer.weight).detach()
     y = layer.op(x, w)
     if law == "layer-fixed":
-        variance = peak(layer) ** 2 * (within**2 * layer.input_sum(x.square()) + estimator.charge_variance(layer, x, within))
+        own = within**2 * layer.input_sum(x.square())
+        variance = peak(layer) ** 2 * (own + estimator.charge_variance(layer, x, within))
         return over_outputs(layer, variance).expand_as(y), torch.zeros_like(y)
     used = estimator.reads(layer, x)
-    v = torch.where(used & (1 + e_between >= floor), estimator.variance(layer, x, within), 0.0)  # a floored gain is constant
-    gain, v = (over_outputs(layer, part) for part in (torch.where(used, max(1 + e_between, floor), 1.0), v))
+    moving = used & (1 + e_between >= floor)  # a floored gain is constant
+    v = over_outputs(layer, torch.where(moving, estimator.variance(layer, x, within), 0.0))
+    gain = over_outputs(layer, torch.where(used, max(1 + e_between, floor), 1.0))
     variance = (within**2 * layer.op(x.square(), w.square()) + v * y.square()) / gain**2
     return variance, ((1 + e_between) / gain - 1) * y
 
@@ -96,9 +86,6 @@ class SharedGain(Variation):
     """A variation whose every chip has the same e_B."""
 
     fixed: float = 0.0
-
-    def __bool__(self) -> bool:
-        return True
 
     def shared(self, chip: Chip) -> float:
         return self.fixed
@@ -110,9 +97,15 @@ def shared_gain(e_between: float, within: float = 0.0, law: str = "proportional"
 
 
 def simulated_errors(
-    layer: Crossbar, x: Tensor, estimators: Sequence, within: float, law: str, e_between: float = 0.0,
-    floor: float = Gain.floor, chips: Sequence[int] = range(200),
-) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+    layer: Crossbar,
+    x: Tensor,
+    estimators: Sequence[Estimator],
+    within: float,
+    law: str,
+    e_between: float = 0.0,
+    floor: float = Gain.floor,
+    chips: Sequence[int] = range(200),
+) -> list[tuple[Tensor, Tensor]]:
     """The same of each estimator over the same simulated chips, which all have this e_B."""
     variation = shared_gain(e_between, within, law)
     correction = Gain(floor) if law == "proportional" else CORRECTIONS[law]()
@@ -120,7 +113,8 @@ def simulated_errors(
     nominal, n = layer.op(x, w), len(chips)
     total, square = ([torch.zeros_like(nominal) for _ in estimators] for _ in range(2))
     for chip in (Chip.of("test", i) for i in chips):
-        deviated = layer.op(x, variation.deviate(chip, "layer", w)(w))
+        deviate = variation.deviate(chip, "layer", w)
+        deviated = layer.op(x, w if deviate is None else deviate(w))
         for i, estimator in enumerate(estimators):
             error = correction.slot(estimator, layer, "layer", chip, variation)(deviated, x) - nominal
             total[i] += error
@@ -131,25 +125,38 @@ def simulated_errors(
 def knee(layer: Crossbar, x: Tensor, law: str) -> float:
     """The n at which the error of n reference cells equals the layer's own, on average over inputs and outputs:
     mean(y²)/mean(Σw²x²), or mean(S²)/mean(‖x‖²)."""
-    own, with_one = (predicted_error(layer, x, estimator, 1.0, law)[0].mean() for estimator in (Oracle(), ReferenceCells(1)))
+    own, with_one = (
+        predicted_error(layer, x, estimator, 1.0, law)[0].mean() for estimator in (Oracle(), ReferenceCells(1))
+    )
     return float(with_one / own - 1)
 
 
-def floored_chips(estimator: ReadOnce, variation: Variation, chips: Sequence[int], floor: float = Gain.floor) -> list[int]:
+def floored_chips(
+    estimator: ReadOnce, variation: Variation, chips: Sequence[int], floor: float = Gain.floor
+) -> list[int]:
     """The test chips whose gain 1 + ê lies below the floor."""
     return [i for i in chips if 1 + estimator.estimate(Chip.of("test", i), variation) < floor]
 
 
-def column_positions(net: nn.Module, batch: Tensor, columns: ReferenceColumns, variation: Variation, chip: Chip) -> list[dict]:
-    """For every layer of a chip tuned by columns (proportional law): positions (images × groups × places), how many were
-    left uncorrected because K_eff < 1, and how many met the floor."""
+def column_positions(
+    net: nn.Module, batch: Tensor, columns: ReferenceColumns, variation: Variation, chip: Chip
+) -> list[dict]:
+    """For every layer of a chip tuned by columns (proportional law): positions (images × groups × places), how many
+    were left uncorrected because K_eff < 1, and how many met the floor."""
     refuse_other_law(Gain(), variation)
     rows, layers = [], dict(crossbars(net))
     with evaluating(net), programmed(net, chip, variation, SelfTuning(columns)):
         for name, (x, _) in traffic(net, batch).items():
             reads = columns.reads(layers[name], x)
             low = 1 + columns.deviation(layers[name], name, chip, variation)(x) < Gain.floor
-            rows.append({"layer": name, "positions": reads.numel(), "uncorrected": int((~reads).sum()), "floored": int(low.sum())})
+            rows.append(
+                {
+                    "layer": name,
+                    "positions": reads.numel(),
+                    "uncorrected": int((~reads).sum()),
+                    "floored": int(low.sum()),
+                }
+            )
     return rows
 
 

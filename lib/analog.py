@@ -9,30 +9,52 @@ exact.  `deviate` and `correct` are empty (None) until training, or `programmed`
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import InputError, one_of
+from .torch_internals import BatchNorm, border, convolved
 from .variation import Chip, Variation, require_variation
 
+log = logging.getLogger(__name__)
+
 Deviate = Callable[[Tensor], Tensor]  # q_w(w) ↦ w̃
-# (ỹ, q_a(x)) ↦ y; where it is linear it may say how it acts on the cells, fold(w̃): correct(op(x, w̃), x) = op(x, fold(w̃))
+# (ỹ, q_a(x)) ↦ y; where it is linear it may say how it acts on the cells: correct(op(x, w̃), x) = op(x, fold(w̃))
 Correct = Callable[[Tensor, Tensor], Tensor]
-# tuner(net, chip, variation): entered when the cells of `net` are in place; it fills the second slots, or adapts what
-# is digital and restores it at its end
-Tuner = Callable[[nn.Module, Chip, Variation], AbstractContextManager]
 
 
-class Crossbar:
-    """The hook shared by both analog layers; `op` is the layer's product, `channel` the axis of outputs."""
+class Tuner(Protocol):
+    """What a chip does about its variation: a context that is entered when the cells of `net` are in place.
 
+    It fills the `correct` slots, or adapts what is digital, and restores that at its end."""
+
+    def __call__(self, net: nn.Module, chip: Chip, variation: Variation) -> AbstractContextManager: ...
+
+
+class Crossbar(nn.Module):
+    """The hook shared by both analog layers: `op` is the layer's product, `channel` the axis of its outputs."""
+
+    weight: Tensor
+    bias: Tensor | None
+    quantize_input: nn.Module
+    quantize_weight: nn.Module
+    bias_shape: tuple[int, ...]
+    channel: int
     deviate: Deviate | None = None
     correct: Correct | None = None
+
+    def op(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def input_sum(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def cells(self) -> Tensor:
         """w̃ = deviate(q_w(w)), what the crossbar holds."""
@@ -47,7 +69,7 @@ class Crossbar:
         return y if self.bias is None else y + self.bias.view(self.bias_shape)
 
 
-class AnalogLinear(Crossbar, nn.Linear):
+class AnalogLinear(Crossbar, nn.Linear):  # type: ignore[misc]  # torch says that a bias is never None
     """x (…, in) → y (…, out)."""
 
     bias_shape, channel = (-1,), -1
@@ -66,15 +88,16 @@ class AnalogConv2d(Crossbar, nn.Conv2d):
     bias_shape, channel = (-1, 1, 1), -3
 
     def op(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self._conv_forward(x, w, bias)
+        return convolved(self, x, w, bias)
 
     def input_sum(self, x: Tensor) -> Tensor:
         """S = Σ x over each group's receptive field, (B, groups, H', W'): sum the channels, then slide a box."""
-        x, padding = x.unflatten(-3, (self.groups, -1)).sum(-3), self.padding
-        if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        sums = x.unflatten(-3, (self.groups, -1)).sum(-3)
         box = x.new_ones(self.groups, 1, *self.kernel_size)
-        return F.conv2d(x, box, None, self.stride, padding, self.dilation, self.groups)
+        if self.padding_mode == "zeros":
+            return F.conv2d(sums, box, None, self.stride, self.padding, self.dilation, self.groups)
+        padded = F.pad(sums, border(self), mode=self.padding_mode)
+        return F.conv2d(padded, box, None, self.stride, 0, self.dilation, self.groups)
 
 
 ANALOG = {nn.Linear: AnalogLinear, nn.Conv2d: AnalogConv2d, AnalogLinear: AnalogLinear, AnalogConv2d: AnalogConv2d}
@@ -94,8 +117,10 @@ def wide(net: nn.Module) -> bool:
 
 
 def thin_stride(net: nn.Module) -> bool:
-    """Whether a strided 1×1 convolution of `net` has 2 to 7 input channels: its backward in channels-last writes past its
-    memory on processors without AVX-512 (torch 2.14, found with such layers alone), which ends the process."""
+    """Whether a strided 1×1 convolution of `net` has 2 to 7 input channels.
+
+    Its backward in channels-last writes past its memory on processors without AVX-512 (torch 2.14, found with such
+    layers alone), which ends the process."""
     strided = (m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1)
     return any(1 < m.in_channels // m.groups < 8 for m in strided)
 
@@ -106,15 +131,17 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def layout(net: nn.Module, x: Tensor) -> torch.memory_format:
-    """Of inputs like x (B, …): channels-last where it exists and the forward of `net` takes it; x.view(B, -1) does not."""
-    if x.dim() == 4:
-        try:
-            with evaluating(net):
-                net(channels_last(x[:2]))
-            return torch.channels_last
-        except RuntimeError:  # if it has another cause, it comes again where the inputs are used
-            pass
-    return torch.contiguous_format
+    """Of inputs like x (B, …): channels-last where there is one and the forward of `net` takes it (x.view(B, -1) does
+    not)."""
+    if x.dim() != 4:
+        return torch.contiguous_format
+    try:
+        with evaluating(net):
+            net(channels_last(x[:2]))
+        return torch.channels_last
+    except RuntimeError as error:  # if it has another cause, it comes again where the inputs are used
+        log.info("%s computes with contiguous inputs, perhaps slower: %s", type(net).__name__, error)
+        return torch.contiguous_format
 
 
 def require_one_input(net: nn.Module) -> None:
@@ -123,8 +150,8 @@ def require_one_input(net: nn.Module) -> None:
         inspect.signature(net.forward).bind(None)
     except TypeError:
         raise InputError(
-            f"{type(net).__name__}.forward takes {inspect.signature(net.forward)}, here it is called with one batch of images; "
-            "wrap it in a module whose forward takes x alone"
+            f"{type(net).__name__}.forward takes {inspect.signature(net.forward)}, here it is called with one batch of "
+            "images; wrap it in a module whose forward takes x alone"
         ) from None
 
 
@@ -134,7 +161,9 @@ def run(net: nn.Module, x: Tensor):
         return net(x)
     except RuntimeError as error:
         said = " ".join(str(error).split())[:200]
-        raise InputError(f"{type(net).__name__} does not run on a batch of shape {tuple(x.shape)}, {x.dtype}: {said}") from error
+        raise InputError(
+            f"{type(net).__name__} does not run on a batch of shape {tuple(x.shape)}, {x.dtype}: {said}"
+        ) from error
 
 
 def dtype_of(net: nn.Module) -> torch.dtype:
@@ -156,7 +185,9 @@ def evaluating(net: nn.Module) -> Iterator[nn.Module]:
 
 
 def varying(net: nn.Module, variation: Variation) -> dict[str, Crossbar]:
-    """Name → layer of every crossbar; InputError for a network without, or a variation of layers that it does not have."""
+    """Name → layer of every crossbar.
+
+    Raises InputError for a network without, or a variation of layers that it does not have."""
     require_variation(variation)
     layers = dict(crossbars(net))
     if not layers:
@@ -209,7 +240,7 @@ def report(net: nn.Module) -> list[LayerReport]:
             why = "the output for the calibration batch does not depend on its weights in this layer"
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             why = f"a subclass of {type(module).__mro__[1].__name__} may compute without its forward"
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, BatchNorm):
             why = "normalization is digital and exact"
         else:
             why = "neither Conv2d nor Linear"

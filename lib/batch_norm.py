@@ -1,31 +1,32 @@
-"""Batch norm under variation: its running statistics averaged over fresh chips, and left alone where the user froze them.
+"""Batch norm under variation: running statistics averaged over fresh chips, left alone where the user froze them.
 
 Moving averages of the last minibatches would freeze the gains of the last few chips into the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .analog import channels_last, dtype_of, evaluating, layout, programmed, thin_stride, wide
 from .checks import integer
 from .classify import look_over
 from .data import Images
+from .torch_internals import BatchNorm
 from .variation import NO_VARIATION, Chip, PassingChip, Variation
-
 
 MARK = "stays_in_evaluation"  # attribute of a module that was frozen by its mode when its network was trained
 
 
 def frozen(net: nn.Module) -> set[nn.Module]:
-    """What the user has fixed, and training and re-estimation leave alone: modules in evaluation mode within a network in
-    training mode (still so after `fit`, which leaves all of it in evaluation mode, until somebody calls `net.train()`), and
-    batch norms of which no parameter takes a gradient while others of the network do."""
+    """What the user has fixed, and training and re-estimation leave alone.
+
+    Modules in evaluation mode within a network in training mode (still so after `fit`, which leaves all of it in
+    evaluation mode, until somebody calls `net.train()`), and batch norms of which no parameter takes a gradient while
+    others of the network do."""
     by_mode = {m for m in net.modules() if (not m.training if net.training else vars(m).get(MARK, False))}
     some = any(p.requires_grad for p in net.parameters())
     by_gradient = {m for m in _norms(net) if some and m.affine and not any(p.requires_grad for p in m.parameters())}
@@ -42,11 +43,11 @@ def train_mode(net: nn.Module) -> None:
         setattr(module, MARK, True)
 
 
-def _norms(net: nn.Module) -> list[_BatchNorm]:
-    return [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+def _norms(net: nn.Module) -> list[BatchNorm]:
+    return [m for m in net.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
 
 
-def moving_norms(net: nn.Module) -> list[_BatchNorm]:
+def moving_norms(net: nn.Module) -> list[BatchNorm]:
     """The batch norms whose running statistics may be estimated anew."""
     fixed = frozen(net)
     return [m for m in _norms(net) if m not in fixed]
@@ -61,8 +62,8 @@ def reestimate_batch_norm(
     draws: int = 200,
     batch_size: int = 128,
 ) -> None:
-    """Replace the running statistics of every BN layer that is not `frozen` by their plain average over `draws` fresh chips,
-    one training minibatch each.  A moving average would freeze the last few chips' gains into the network.
+    """Replace the running statistics of every BN layer that is not `frozen` by their plain average over `draws` fresh
+    chips, one training minibatch each.  A moving average would freeze the last few chips' gains into the network.
     Raises InputError for no draws and whatever `look_over` refuses; then the statistics are as before."""
     integer("draws", draws, 1)
     look_over(net, images)
@@ -72,7 +73,7 @@ def reestimate_batch_norm(
 
 
 @contextmanager
-def averaging(layers: list[_BatchNorm]) -> Iterator[list[nn.Module]]:
+def averaging(layers: list[BatchNorm]) -> Iterator[list[BatchNorm]]:
     """Batch norms whose statistics start anew and become a cumulative average; as they were where that fails."""
     momenta, before = [layer.momentum for layer in layers], [[b.clone() for b in layer.buffers()] for layer in layers]
     try:
@@ -90,9 +91,18 @@ def averaging(layers: list[_BatchNorm]) -> Iterator[list[nn.Module]]:
             layer.momentum = momentum
 
 
-def noisy_passes(net: nn.Module, moving: list[nn.Module], images: Images, variation: Variation, seed: int, draws: int, batch_size: int):
-    """`draws` forward passes without gradients, each a fresh chip on a training minibatch: the modules `moving` in training
-    mode, all others in evaluation mode.  Yields after each pass."""
+def noisy_passes(
+    net: nn.Module,
+    moving: Sequence[nn.Module],
+    images: Images,
+    variation: Variation,
+    seed: int,
+    draws: int,
+    batch_size: int,
+):
+    """`draws` forward passes without gradients, each a fresh chip on a training minibatch; yields after each.
+
+    The modules `moving` are in training mode, all others in evaluation mode."""
     lay = Layout(net)
     with evaluating(net):
         for module in moving:
@@ -112,22 +122,25 @@ def endless_batches(images: Images, batch_size: int, seed: int) -> Iterator[Tens
 
 
 class Layout:
-    """Minibatches as `net` computes them fastest: channels-last if it is wide and bears that, which the first one tells."""
+    """Minibatches as `net` computes them fastest: channels-last if it is wide and bears that (which it shows)."""
 
     def __init__(self, net: nn.Module):
-        self.net, self.format = net, None
+        self.net = net
+        self.format: torch.memory_format | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(dtype_of(self.net))
         if self.format is None:
-            self.format = layout(self.net, x) if wide(self.net) and not thin_stride(self.net) else torch.contiguous_format
+            self.format = (
+                layout(self.net, x) if wide(self.net) and not thin_stride(self.net) else torch.contiguous_format
+            )
         return channels_last(x) if self.format is torch.channels_last else x
 
 
 @contextmanager
 def fabricated(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
     """`programmed`, or nothing at all without variation, so that a plain float module trains too."""
-    if variation:
+    if variation.total:
         with programmed(net, chip, variation):
             yield net
     else:

@@ -50,7 +50,8 @@ def read_cells(path: str | Path) -> Cells:
 
 def _read(reader) -> Cells:
     filled = (row for row in reader if "".join(row).strip())
-    header, lines, rows = _header(next(filled, [])), {}, []
+    header, rows = _header(next(filled, [])), []
+    lines: dict[tuple[str, str], int] = {}
     for row in filled:
         chip, cell, target, measured = _row(row, header)
         if first := lines.get((chip, cell)):

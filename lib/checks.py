@@ -1,5 +1,6 @@
-"""Errors that a user can act on, and argument checks that raise them: each message is one line that names the value, what
-is allowed, and (where there is one) the fix.
+"""Errors that a user can act on, and argument checks that raise them.
+
+Each message is one line that names the value, what is allowed, and (where there is one) the fix.
 
 Whatever is not a `UserError` is a fault of this code, or of the caller's own, and keeps its traceback.
 """
@@ -42,16 +43,23 @@ def one_of(what: str, value, allowed: Iterable, fix: str = ""):
 
 def real(what: str, value, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a finite float in [low, high]; raise ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or not low <= value <= high:
+    sound = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not sound or not low <= float(value) <= high:
         raise InputError(f"{what} must be a finite number{_range(low, high)}, got {value!r}")
     return float(value)
 
 
 def integer(what: str, value, low: float = -math.inf, high: float = math.inf) -> int:
     """Return `value` as an int in [low, high]; raise ValueError otherwise (2.5 and True are no integers)."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise InputError(f"{what} must be an integer{_range(low, high)}, got {value!r}")
     return int(value)
+
+
+def frozen_dataclass(what: str, thing, example: str) -> None:
+    """InputError unless `thing` is an object of a frozen dataclass: what enters keys must not change."""
+    if not getattr(getattr(type(thing), "__dataclass_params__", None), "frozen", False):
+        raise InputError(f"{what} must be a frozen dataclass, such as {example}, got {thing!r:.80}")
 
 
 def _range(low: float, high: float) -> str:

@@ -12,7 +12,10 @@ from .checks import InputError
 from .data import Images
 from .quantizers import LearnedStep, activation_step
 
-STEP_RATIO, NEGATIVE_POWER = 3.0, 0.1  # how far the first step may lie from that of these images, and what an unsigned one may clip
+STEP_RATIO, NEGATIVE_POWER = (
+    3.0,
+    0.1,
+)  # how far the first step may lie from that of these images, and what an unsigned one may clip
 
 
 def require_images(images) -> None:
@@ -28,7 +31,9 @@ def inputs(net: nn.Module, images: Images) -> Tensor:
     """Normalized images in the type of the network's parameters; InputError where they are on another device."""
     place = next((p.device.type for p in net.parameters()), images.pixels.device.type)
     if place != images.pixels.device.type:
-        raise InputError(f"the network is on {place}, the images on {images.pixels.device.type}; use images.to({place!r})")
+        raise InputError(
+            f"the network is on {place}, the images on {images.pixels.device.type}; use images.to({place!r})"
+        )
     return images.normalized().to(dtype_of(net))
 
 
@@ -38,8 +43,8 @@ def logits(net: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(y, Tensor) or y.dim() != 2 or len(y) != len(x) or y.shape[1] < 2:
         got = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
         raise InputError(
-            f"{type(net).__name__} must return logits of shape ({len(x)}, classes) with at least 2 classes for {len(x)} images, "
-            f"got {got}; wrap it in a module that returns them"
+            f"{type(net).__name__} must return logits of shape ({len(x)}, classes) with at least 2 classes for "
+            f"{len(x)} images, got {got}; wrap it in a module that returns them"
         )
     return y
 
@@ -47,16 +52,21 @@ def logits(net: nn.Module, x: Tensor) -> Tensor:
 def require_labels(net: nn.Module, y: Tensor, images: Images) -> None:
     """InputError where a label has no column of logits."""
     if (top := int(images.labels.max())) >= y.shape[1]:
-        raise InputError(f"labels go up to {top}, {type(net).__name__} returns {y.shape[1]} classes; it needs {top + 1}")
+        found = f"labels go up to {top}, {type(net).__name__} returns {y.shape[1]} classes"
+        raise InputError(f"{found}; it needs {top + 1}")
 
 
 def look_over(net: nn.Module, images: Images, n: int = 32) -> None:
-    """One pass of a few images in evaluation mode: InputError for what `logits` refuses, a warning for cells that nobody
-    reads, and for a first quantizer whose grid does not fit these images."""
+    """One pass of a few images in evaluation mode.
+
+    InputError for what `logits` refuses, a warning for cells that nobody reads, and for a first quantizer whose grid
+    does not fit these images."""
     require_images(images)
     require_one_input(net)
-    few, layers = images.take(slice(None, None, -(-len(images) // n))), dict(crossbars(net))  # spread: folders come class by class
-    called, doubts = set(), []
+    few = images.take(slice(None, None, -(-len(images) // n)))  # spread: folders come class by class
+    layers = dict(crossbars(net))
+    called: set[Crossbar] = set()
+    doubts: list[str | None] = []
 
     def note(layer: Crossbar, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         if not called:
@@ -72,14 +82,16 @@ def look_over(net: nn.Module, images: Images, n: int = 32) -> None:
             hook.remove()
     if unread := [name or "(network)" for name, layer in layers.items() if layer not in called]:
         warnings.warn(
-            f"cells of {', '.join(unread)} change nothing: the network reads their weights past the layers, or not at all; "
-            "to_analog(net, bits, calibrate) with a batch leaves such layers digital", stacklevel=3,
-        )  # fmt: skip
+            f"cells of {', '.join(unread)} change nothing: the network reads their weights past the layers, or not at "
+            "all; to_analog(net, bits, calibrate) with a batch leaves such layers digital",
+            stacklevel=3,
+        )
     if any(doubts):
         warnings.warn(
             f"the first layer's quantizer {doubts[0]}; was calibrate a batch of normalized images "
-            "(images.take(slice(0, 256)).normalized())?", stacklevel=3,
-        )  # fmt: skip
+            "(images.take(slice(0, 256)).normalized())?",
+            stacklevel=3,
+        )
 
 
 def _misfit(quantizer: nn.Module, x: Tensor) -> str | None:

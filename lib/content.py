@@ -20,6 +20,7 @@ import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,12 @@ BUILT_IN = (
     types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType,
     types.MethodWrapperType, np.ufunc, torch.dtype, torch.device, torch.layout, torch.memory_format,
 )  # fmt: skip
-MACHINERY = ("<string>", dataclasses.__file__, enum.__file__, collections.__file__)  # files of methods that Python makes
+MACHINERY = (
+    "<string>",
+    dataclasses.__file__,
+    enum.__file__,
+    collections.__file__,
+)  # files of methods that Python makes
 ASIDE = (  # of a class: what follows from its fields or bases, or is left behind by its use
     "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__dataclass_fields__", "__dataclass_params__",
     "__match_args__", "__slots__", "__slotnames__", "__parameters__", "__abstractmethods__", "_abc_impl", "_is_protocol",
@@ -93,7 +99,8 @@ def _of_its_kind(thing, seen: Seen) -> Iterator[str]:
         if thing.layout is not torch.strided:
             raise InputError("a sparse tensor cannot be part of a key; give thing.to_dense()")
         whole = thing.detach().cpu().resolve_conj().resolve_neg().contiguous().view(-1)
-        yield f"{thing.dtype} {tuple(thing.shape)} {_sha(whole.view(torch.uint8).numpy().tobytes() if whole.numel() else b'')}"
+        held = whole.view(torch.uint8).numpy().tobytes() if whole.numel() else b""
+        yield f"{thing.dtype} {tuple(thing.shape)} {_sha(held)}"
     elif kind is np.ndarray and thing.dtype != object:
         yield f"torch.{thing.dtype} {thing.shape} {_sha(np.ascontiguousarray(thing).tobytes())}"
     elif isinstance(thing, functools._lru_cache_wrapper):
@@ -103,14 +110,16 @@ def _of_its_kind(thing, seen: Seen) -> Iterator[str]:
             yield from _parts(part, seen)
     elif isinstance(thing, types.ModuleType):
         if (installed := _installed(thing.__name__)) is None:
-            raise InputError(f"the module {thing.__name__} as a whole cannot be part of a key; use names of it, as in {thing.__name__}.f(x)")
+            refusal = f"the module {thing.__name__} as a whole cannot be part of a key"
+            raise InputError(f"{refusal}; use names of it, as in {thing.__name__}.f(x)")
         yield installed
     elif isinstance(thing, (types.FunctionType, type)):
-        home = thing.__module__ if isinstance(thing.__module__, str) else ""  # of a compiled metaclass it is something else
+        # of a compiled metaclass it is something else than text
+        home = thing.__module__ if isinstance(thing.__module__, str) else ""
         if (installed := _installed(home or (type(thing).__module__ if isinstance(thing, type) else ""))) is not None:
             yield f"{installed} {thing.__qualname__}"
         else:
-            yield from (_class if isinstance(thing, type) else _function)(thing, seen)
+            yield from _class(thing, seen) if isinstance(thing, type) else _function(thing, seen)
     elif isinstance(thing, enum.Enum):
         yield f"member {thing.name}"
         yield from _parts(kind, seen)
@@ -170,7 +179,9 @@ def _version(top: str) -> str:
     try:
         return importlib.metadata.version(top)
     except importlib.metadata.PackageNotFoundError:
-        return " ".join(importlib.metadata.version(name) for name in importlib.metadata.packages_distributions().get(top, ()))
+        return " ".join(
+            importlib.metadata.version(name) for name in importlib.metadata.packages_distributions().get(top, ())
+        )
 
 
 # -- functions and classes ------------------------------------------------------------------------------------
@@ -205,7 +216,9 @@ def _globals(code: types.CodeType, names: dict) -> Iterator[tuple[str, object]]:
     for i, step in enumerate(steps):
         if step.opname == "IMPORT_NAME":
             if _installed(step.argval) is None:
-                raise InputError(f"{code.co_name} imports {step.argval or 'a module'} within itself; import it at the top, so that a key can hold its code")
+                raise InputError(
+                    f"{code.co_name} imports {step.argval or 'a module'} within itself; import it at the top, so that a key can hold its code"
+                )
             yield step.argval, _installed(step.argval)
         if step.opname not in ("LOAD_GLOBAL", "LOAD_NAME") or step.argval not in names:
             continue
@@ -222,11 +235,11 @@ def _globals(code: types.CodeType, names: dict) -> Iterator[tuple[str, object]]:
             yield from _globals(constant, names)
 
 
-def _class(kind: type, seen: Seen) -> Iterator[str]:
+def _class(kind: Any, seen: Seen) -> Iterator[str]:
     """Bases, metaclass, defaults of fields, methods and attributes."""
     yield kind.__qualname__
     named = issubclass(kind, tuple) and hasattr(kind, "_fields")
-    parts = [*kind.__bases__, type(kind)]
+    parts: list = [*kind.__bases__, type(kind)]
     parts += [(f.name, f.default, f.default_factory) for f in vars(kind).get("__dataclass_fields__", {}).values()]
     parts += [(kind._fields, kind._field_defaults)] if named else []
     parts += [[(name, m._value_) for name, m in kind.__members__.items()]] if issubclass(kind, enum.Enum) else []
@@ -252,7 +265,7 @@ def _unwrapped(member) -> list:
     return [member.func] if isinstance(member, functools.cached_property) else [member]
 
 
-def _made(kind: type, name: str, member, named: bool) -> bool:
+def _made(kind: Any, name: str, member, named: bool) -> bool:
     """Whether Python made a member from what counts already."""
     if isinstance(member, (types.MemberDescriptorType, types.GetSetDescriptorType)) or (named and name in kind._fields):
         return True

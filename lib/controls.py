@@ -18,17 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from .analog import Tuner, crossbars, evaluating
+from .batch_norm import moving_norms, reestimate_batch_norm
 from .checks import InputError, integer
 from .data import Images
-from .selftuning import Offset, ReadOnce, over_outputs, peak, refuse_other_law
-from .batch_norm import moving_norms, reestimate_batch_norm
+from .estimators import ReadOnce
+from .selftuning import Offset, over_outputs, peak, refuse_other_law
 from .variation import Chip, Variation
 
 
 def traffic(net: nn.Module, batch: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """layer → (q_a(x), product before correction and bias) of one forward pass of the network as it stands, corrections
     included; only layers that are reached, a shared one at its first call."""
-    seen, before = {}, [(layer, layer.correct) for _, layer in crossbars(net)]
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    before = [(layer, layer.correct) for _, layer in crossbars(net)]
 
     def recorder(name, correct):
         def record(y, x):
@@ -49,8 +51,8 @@ def traffic(net: nn.Module, batch: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 class Control:
-    """What all controls share: no extra cells, nothing done at inference.  A new one is a frozen dataclass with a `label`
-    (its name in tables), the number of `chip_images` that each chip is run on before use, and `bind(net, train) → tuner`."""
+    """What all controls share: no extra cells, nothing done at inference.  A new one is a frozen dataclass as `Tuning`
+    says."""
 
     def cells(self, net: nn.Module) -> int:
         """Extra cells on the chip."""
@@ -71,7 +73,9 @@ class StaticFold(Control):
     def __post_init__(self):
         integer("images", self.images, 1)
         if not isinstance(self.estimator, ReadOnce):
-            raise InputError(f"a static fold needs an estimator that reads the chip once, got {self.estimator!r}; use ReferenceCells")
+            raise InputError(
+                f"a static fold needs an estimator that reads the chip once, got {self.estimator!r}; use ReferenceCells"
+            )
 
     @property
     def label(self) -> str:
@@ -105,8 +109,8 @@ class StaticFold(Control):
 class OutputGain(Control):
     """One gain a layer from `images` probe inputs: the layer's own inputs for training images, recorded digitally.
 
-    aihwkit (`src/aihwkit/inference/compensation/drift.py`) reads the responses to fixed synthetic inputs instead.  Either
-    law.  mean|ỹ| holds the cells' own noise too, so the gain is below one at e_B = 0; it never restores a sign."""
+    aihwkit (`src/aihwkit/inference/compensation/drift.py`) reads the responses to fixed synthetic inputs instead.
+    Either law.  mean|ỹ| holds the cells' own noise too: the gain is below one at e_B = 0, and restores no sign."""
 
     images: int = 16
 
@@ -122,7 +126,9 @@ class OutputGain(Control):
         return self.images
 
     def bind(self, net: nn.Module, train: Images) -> Tuner:
-        probes = {name: (x, y.abs().mean()) for name, (x, y) in traffic(net, train.balanced(self.images).normalized()).items()}
+        probes = {
+            name: (x, y.abs().mean()) for name, (x, y) in traffic(net, train.balanced(self.images).normalized()).items()
+        }
 
         @contextmanager
         def tuner(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
@@ -130,7 +136,9 @@ class OutputGain(Control):
                 if variation.varies(name) and name in probes:
                     x, expected = probes[name]
                     found = layer.op(x, layer.cells()).abs().mean()
-                    gain = torch.where((found > 0) & (expected > 0), expected / found, 1.0)  # silent probes tell nothing
+                    gain = torch.where(
+                        (found > 0) & (expected > 0), expected / found, 1.0
+                    )  # silent probes tell nothing
                     layer.correct = lambda y, x, gain=gain: y * gain
             yield net
 
@@ -147,7 +155,8 @@ class PerChipBatchNorm(Control):
     batch_size: int = 128
 
     def __post_init__(self):
-        integer("batch_size", self.batch_size, 2), integer("images", self.images, self.batch_size)
+        integer("batch_size", self.batch_size, 2)
+        integer("images", self.images, self.batch_size)
         if self.images % self.batch_size:
             raise InputError(f"images must be a multiple of batch_size {self.batch_size}, got {self.images}")
 
@@ -165,7 +174,7 @@ class PerChipBatchNorm(Control):
 
         @contextmanager
         def tuner(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
-            with _kept(net):
+            with _statistics_restored(net):
                 reestimate_batch_norm(net, images, draws=self.images // self.batch_size, batch_size=self.batch_size)
                 yield net
 
@@ -174,8 +183,9 @@ class PerChipBatchNorm(Control):
 
 @dataclass(frozen=True)
 class NoisyBatchNorm(Control):
-    """Running statistics averaged over `draws` fresh chips of `variation` (training minibatches of 128, seed 0), as noisy
-    training ends: what this alone gives to a network trained without variation."""
+    """Running statistics averaged over `draws` fresh chips of `variation` (training minibatches of 128, seed 0).
+
+    So noisy training ends: what this alone gives to a network trained without variation."""
 
     variation: Variation
     draws: int = 200
@@ -189,13 +199,13 @@ class NoisyBatchNorm(Control):
         return f"BN over {self.draws} other chips"
 
     def bind(self, net: nn.Module, train: Images) -> Tuner:
-        with _kept(net):
+        with _statistics_restored(net):
             reestimate_batch_norm(net, train, self.variation, draws=self.draws)
             noisy = [value.clone() for value in _statistics(net)]
 
         @contextmanager
         def tuner(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
-            with _kept(net):
+            with _statistics_restored(net):
                 _restore(net, noisy)
                 yield net
 
@@ -207,7 +217,7 @@ def _statistics(net: nn.Module) -> list[Tensor]:
     layers = moving_norms(net)
     if not layers:
         raise InputError(f"{type(net).__name__} has no batch norm to re-estimate; use SelfTuning or OutputGain")
-    return [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, layer.num_batches_tracked)]
+    return [buffer for layer in layers for buffer in layer.buffers()]
 
 
 def _restore(net: nn.Module, values: list[Tensor]) -> None:
@@ -216,7 +226,7 @@ def _restore(net: nn.Module, values: list[Tensor]) -> None:
 
 
 @contextmanager
-def _kept(net: nn.Module) -> Iterator[None]:
+def _statistics_restored(net: nn.Module) -> Iterator[None]:
     """The BN statistics of `net` are the same at the end as at the beginning."""
     before = [value.clone() for value in _statistics(net)]
     try:

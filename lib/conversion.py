@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Collection
 from dataclasses import is_dataclass
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from .analog import ANALOG, Crossbar, crossbars, dtype_of, evaluating, require_one_input, run
 from .checks import InputError, one_of
 from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, thinned, weight_quantizer
+from .torch_internals import has_own_weight, is_compiled, is_uninitialized, without_fast_path
+
+log = logging.getLogger(__name__)
 
 
 def to_analog(
@@ -21,64 +25,75 @@ def to_analog(
     """A copy of `net` whose Conv2d and Linear layers, anywhere in its tree, are crossbars.
 
     bits: "A4W2", or None for float crossbars (deviated, not quantized).
-    calibrate: a batch (B, C, H, W) of normalized inputs, required with bits: it fixes every layer's sign and step.  With or
-    without bits it shows which layers' cells change the output.
-    quantizers: "learned" (default), "line-search" weights, "legacy" [code 2021], or "legacy-may" (its earlier binary
-    weights, `BinaryChannels`).
+    calibrate: a batch (B, C, H, W) of normalized inputs, required with bits: it fixes every layer's sign and step.
+    With or without bits it shows which layers' cells change the output.
+    quantizers: "learned" (default), "line-search" weights, "legacy" [code 2021], or "legacy-channels" (its earlier
+    binary weights, `BinaryChannels`).
     Layers whose cells change nothing on the batch, and every other kind of module, stay digital: `report` lists them; a
     warning says where that is more than half of the parameters.
-    Raises InputError for wrong bits or quantizers, a batch that is missing, empty, not finite, all zero or not normalized,
-    and for a network without such a layer, or with weights that are computed, lazy or scripted."""
+    Raises InputError for wrong bits or quantizers, a batch that is missing, empty, not finite, all zero or not
+    normalized, and for a network without such a layer, or with weights that are computed, lazy or scripted."""
     require_convertible(net)
     batch = None if bits is None and calibrate is None else _calibration(net, calibrate)
     # tried without quantizers: through coarse ones the signal of a network that is still untrained may die out
     idle = [] if batch is None else unread(converted(net, None), batch)
-    net = converted(net, bits, batch, quantizers, idle)
-    _tell_digital_share(net)
-    return net
+    analog = converted(net, bits, batch, quantizers, idle)
+    _warn_of_digital_share(analog)
+    return analog
 
 
 def converted(
-    net: nn.Module, bits: str | Bits | None, batch: Tensor | None = None, quantizers: str = "learned", leave: Collection[str] = ()
+    net: nn.Module,
+    bits: str | Bits | None,
+    batch: Tensor | None = None,
+    quantizers: str = "learned",
+    leave: Collection[str] = (),
 ) -> nn.Module:
     """`to_analog` for networks and batches that are known to be sound; the layers named in `leave` stay digital."""
     one_of("quantizers", quantizers, QUANTIZER_SETS)
-    bits = None if bits is None else Bits.parse(bits)
     net = copied(net)
     for module in net.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # torch's fast path of evaluation would read the weights past the layers
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # of the same path
+        without_fast_path(module)
     # exact types: a subclass may bypass forward (as MultiheadAttention's out_proj does)
-    found = [m for name, m in net.named_modules() if type(m) in ANALOG and name not in leave]
+    found: list = [m for name, m in net.named_modules() if type(m) in ANALOG and name not in leave]
     if not found:
         used = ", or none whose weights this batch reaches" if leave else ""
         raise InputError(f"{type(net).__name__} has no Conv2d or Linear layer to put on a crossbar{used}")
-    inputs = dict.fromkeys(found, nn.Identity) if bits is None else _observe(net, found, bits, batch, quantizers)
-    for module, quantize_input in inputs.items():
-        weights = nn.Identity() if bits is None else weight_quantizer(bits.weights, module.weight, quantizers)
-        place(module, quantize_input if bits else nn.Identity(), weights)
+    if bits is None:
+        for layer in found:
+            place(layer, nn.Identity(), nn.Identity())
+        return net
+    assert batch is not None, "quantizers need a batch"
+    widths = Bits.parse(bits)
+    for layer, quantize_input in _observe(net, found, widths, batch, quantizers).items():
+        place(layer, quantize_input, weight_quantizer(widths.weights, layer.get_parameter("weight"), quantizers))
     return net
 
 
 def copied(net: nn.Module) -> nn.Module:
     """A deep copy.  An activation that a module keeps comes without its graph, which no copy can take along."""
-    kept = [v for m in net.modules() for k, v in vars(m).items() if not k.startswith("_") for v in _tensors(v) if not v.is_leaf]
-    return copy.deepcopy(net, {id(v): v.detach().clone() for v in kept})
+    attributes = (value for m in net.modules() for name, value in vars(m).items() if not name.startswith("_"))
+    activations = [tensor for value in attributes for tensor in _tensors(value) if not tensor.is_leaf]
+    return copy.deepcopy(net, {id(v): v.detach().clone() for v in activations})
 
 
 def place(layer: nn.Module, quantize_input: nn.Module, quantize_weight: nn.Module) -> None:
     """Turn a Conv2d or Linear into a crossbar where it stands: its name, mode, hooks and sharing stay as they are."""
     layer.__class__ = ANALOG[type(layer)]
-    layer.quantize_input, layer.quantize_weight = quantize_input.train(layer.training), quantize_weight.train(layer.training)
+    layer.quantize_input, layer.quantize_weight = (
+        quantize_input.train(layer.training),
+        quantize_weight.train(layer.training),
+    )
 
 
-def _observe(net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor, quantizers: str) -> dict[nn.Module, nn.Module]:
+def _observe(
+    net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor, quantizers: str
+) -> dict[nn.Module, nn.Module]:
     """The activation quantizer of each layer that one forward pass of `batch` reaches, started on the inputs of all its
     calls: a layer that is shared needs one step for them all."""
     legacy = quantizers.startswith("legacy")
-    calls: dict[nn.Module, list[tuple[Tensor, bool, int]]] = {}  # some values (the largest, for legacy), any negative, features
+    # some values (the largest, for legacy), whether any is negative, features
+    calls: dict[nn.Module, list[tuple[Tensor, bool, int]]] = {}
 
     def look(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         x = (args[0] if args else named["input"]).detach()
@@ -102,12 +117,12 @@ def _observe(net: nn.Module, layers: list[nn.Module], bits: Bits, batch: Tensor,
 
 
 def unread(net: nn.Module, batch: Tensor) -> list[str]:
-    """The names of crossbars of a float `net` whose cells do not change its output for a batch (B, …) in evaluation mode:
-    never called, read past their forward, or without effect.
+    """The names of crossbars of a float `net` whose cells do not change its output for a batch (B, …).
 
+    In evaluation mode; they are never called, read past their forward, or without effect.
     A layer that is called, and whose output the gradient of the network's output reaches, is read; any other is tried
-    alone, with cells far from their own.  Parameters of zero, behind which everything looks idle until they are trained, are
-    moved a little; so `net` should be a copy."""
+    alone, with cells far from their own.  Parameters of zero, behind which everything looks idle until they are
+    trained, are moved a little; so `net` should be a copy."""
     with torch.no_grad():
         for p in net.parameters():
             p.copy_(torch.where(p == 0, 0.1 * _wave(p), p))
@@ -120,14 +135,14 @@ def unread(net: nn.Module, batch: Tensor) -> list[str]:
 
 
 def _output(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """The tensors that a network returns in evaluation mode, with the same random numbers each time, which are nobody else's."""
+    """The tensors that a network returns in evaluation mode, with random numbers that are the same each time."""
     with evaluating(net), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         torch.manual_seed(0)
         return _tensors(run(net, x))
 
 
 def _reached(net: nn.Module, x: Tensor) -> set[Crossbar]:
-    """The crossbars that are called in evaluation mode and whose output the gradient of the network's output reaches."""
+    """The crossbars called in evaluation mode whose output the gradient of the network's output reaches."""
     called, outputs = set(), {}
     layers = [layer for _, layer in crossbars(net)]
     hooks = [layer.register_forward_hook(lambda layer, args, y: called.add(layer)) for layer in layers]
@@ -145,9 +160,10 @@ def _reached(net: nn.Module, x: Tensor) -> set[Crossbar]:
     try:
         with evaluating(net), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             parts = [t for t in _tensors(net(x)) if t.requires_grad]
-            total = sum((t * _wave(t)).sum() for t in parts)
+            total = [(t * _wave(t)).sum() for t in parts]
             slopes = torch.autograd.grad(total, list(outputs.values()), allow_unused=True) if parts else ()
-    except RuntimeError:  # a forward that no gradient passes: then each layer is tried
+    except RuntimeError as error:
+        log.info("no gradient passes %s, so each layer is tried alone: %s", type(net).__name__, error)
         slopes = ()
     finally:
         for hook in hooks:
@@ -167,7 +183,13 @@ def _matters(net: nn.Module, layer: Crossbar, x: Tensor) -> bool:
 
 def _wave(like: Tensor) -> Tensor:
     """Numbers between −1 and 1 in no regular order."""
-    return torch.arange(like.numel(), device=like.device, dtype=torch.float32).mul(2.4).cos().view(like.shape).to(like.dtype)
+    return (
+        torch.arange(like.numel(), device=like.device, dtype=torch.float32)
+        .mul(2.4)
+        .cos()
+        .view(like.shape)
+        .to(like.dtype)
+    )
 
 
 def _tensors(output) -> list[Tensor]:
@@ -175,7 +197,7 @@ def _tensors(output) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     if is_dataclass(output):
-        output = vars(output)
+        return _tensors(vars(output))
     parts = output.values() if isinstance(output, dict) else output if isinstance(output, (list, tuple)) else ()
     return [tensor for part in parts for tensor in _tensors(part)]
 
@@ -185,26 +207,32 @@ def _tensors(output) -> list[Tensor]:
 
 def require_convertible(net: nn.Module) -> None:
     """InputError in one line, with the fix, for networks whose layers cannot become crossbars."""
-    if isinstance(net, torch.jit.ScriptModule) or hasattr(net, "_orig_mod"):
-        raise InputError(f"{type(net).__name__} is scripted or compiled; convert the module that it was made of, then compile")
+    if is_compiled(net):
+        raise InputError(
+            f"{type(net).__name__} is scripted or compiled; convert the module that it was made of, then compile"
+        )
     for name, module in net.named_modules():
-        if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        if is_uninitialized(module):
             raise InputError(f"layer {name!r} is a lazy layer without weights; run one batch through the network first")
         if isinstance(module, torch.jit.ScriptModule):
             raise InputError(f"module {name!r} is scripted; convert the module that it was made of")
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and "weight" not in module._parameters:
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not has_own_weight(module):
             raise InputError(
-                f"the weight of layer {name!r} is computed (weight_norm, spectral_norm, pruning or another parametrization); make "
-                "it permanent first: remove_parametrizations(layer, 'weight') of torch.nn.utils.parametrize, remove_weight_norm "
-                "of torch.nn.utils, or prune.remove"
+                f"the weight of layer {name!r} is computed (weight_norm, spectral_norm, pruning or another "
+                "parametrization); make it permanent first: remove_parametrizations(layer, 'weight') of "
+                "torch.nn.utils.parametrize, remove_weight_norm of torch.nn.utils, or prune.remove"
             )
 
 
 def _calibration(net: nn.Module, batch: Tensor | None) -> Tensor:
     """A batch from which signs and steps can be read, in the type of the network's parameters."""
-    normalized = "calibrate must be a batch of at least one normalized input, such as images.take(slice(0, 256)).normalized()"
+    normalized = (
+        "calibrate must be a batch of at least one normalized input, such as images.take(slice(0, 256)).normalized()"
+    )
     if not isinstance(batch, Tensor) or batch.dim() == 0 or len(batch) == 0:
-        raise InputError(f"{normalized}; got {'none' if batch is None or isinstance(batch, Tensor) else type(batch).__name__}")
+        raise InputError(
+            f"{normalized}; got {'none' if batch is None or isinstance(batch, Tensor) else type(batch).__name__}"
+        )
     if batch.dtype == torch.uint8:
         raise InputError(f"{normalized}; got raw pixels (uint8)")
     require_one_input(net)
@@ -215,16 +243,21 @@ def _calibration(net: nn.Module, batch: Tensor | None) -> Tensor:
     if not batch.any():
         raise InputError(f"{normalized}; got zeros alone, which tell no step")
     if batch.dim() == 4 and batch.min() >= 0 and 100 < batch.max() <= 255 and not batch.frac().any():
-        raise InputError(f"{normalized}; got whole numbers from {batch.min():g} to {batch.max():g}, which look like raw pixels")
+        raise InputError(
+            f"{normalized}; got whole numbers from {batch.min():g} to {batch.max():g}, which look like raw pixels"
+        )
     return batch.to(dtype_of(net))
 
 
-def _tell_digital_share(net: nn.Module) -> None:
-    steps = {id(p) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight) for p in q.parameters()}
+def _warn_of_digital_share(net: nn.Module) -> None:
+    layers = [layer for _, layer in crossbars(net)]
+    quantizers = [q for layer in layers for q in (layer.quantize_input, layer.quantize_weight)]
+    steps = {id(p) for q in quantizers for p in q.parameters()}
     whole = sum(p.numel() for p in net.parameters() if id(p) not in steps)
-    cells = sum(layer.weight.numel() for _, layer in crossbars(net))
+    cells = sum(layer.weight.numel() for layer in layers)
     if cells < whole / 2:
         warnings.warn(
-            f"only {100 * cells / whole:.0f} % of the parameters of {type(net).__name__} are on crossbars, the others stay digital "
-            "and exact; report(net) says which and why", stacklevel=3,
-        )  # fmt: skip
+            f"only {100 * cells / whole:.0f} % of the parameters of {type(net).__name__} are on crossbars, the others "
+            "stay digital and exact; report(net) says which and why",
+            stacklevel=3,
+        )

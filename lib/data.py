@@ -29,6 +29,7 @@ from .variation import keyed_generator
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASETS = ("fashion-mnist", "mnist", "cifar10", "cifar100")
+FOLDER = "imagefolder:"  # begins the name of a dataset that is a tree of class folders
 DATA_VARIABLE = "ANALOG_PIM_DATA"
 VALIDATION_SHARE = 12  # one training image in twelve
 FASHION_SHA256 = {  # of the uncompressed files
@@ -51,7 +52,8 @@ class Augment:
     rotate: float = 0.0
 
     def __post_init__(self):
-        integer("crop", self.crop, 0), real("rotate", self.rotate, 0, 180)
+        integer("crop", self.crop, 0)
+        real("rotate", self.rotate, 0, 180)
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,7 @@ class Dataset:
 
 
 def data_folder(given: str | Path | None = None) -> Path:
-    """Where data live: the argument, else the variable ANALOG_PIM_DATA, else data/ of the checkout, else (after a
-    plain installation) the user's cache folder."""
+    """Where data live: the argument, else ANALOG_PIM_DATA, else data/ of the checkout, else the user's cache folder."""
     given = given or os.environ.get(DATA_VARIABLE)
     if given:
         return Path(given)
@@ -203,7 +204,7 @@ def data_folder(given: str | Path | None = None) -> Path:
 
 def public_name(name: str) -> str:
     """A dataset's name for keys and records: imagefolder:PATH without the way to its folder."""
-    return "imagefolder:" + Path(name[12:]).name if name.startswith("imagefolder:") else name
+    return FOLDER + Path(name.removeprefix(FOLDER)).name if name.startswith(FOLDER) else name
 
 
 def load(name: str, folder: str | Path | None = None) -> Dataset:
@@ -213,17 +214,17 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
     damaged."""
     if not isinstance(name, str):
         raise InputError(f"a dataset's name is text, such as 'imagefolder:PATH', got {' '.join(repr(name).split())}")
-    if name.startswith("imagefolder:"):
-        return _assemble(public_name(name), *(_tensors(*split) for split in read_folder(Path(name[12:]))))
+    if name.startswith(FOLDER):
+        splits = read_folder(Path(name.removeprefix(FOLDER)))
+        return _assemble(public_name(name), *(_tensors(*split) for split in splits))
     one_of("dataset", name, [*DATASETS, "imagefolder:PATH"])
     return _load_named(name, data_folder(folder).resolve())
 
 
-def fingerprint(name: str) -> str:
-    """That of `load(name)`.  The embedded files are not read for it: what loads has these checksums, so this
-    fingerprint."""
-    embedded = name == "fashion-mnist" and (data_folder() / name).is_dir()
-    return FASHION_FINGERPRINT if embedded else load(name).fingerprint
+def fingerprint(name: str, folder: str | Path | None = None) -> str:
+    """That of `load(name, folder)`.  The embedded files are not read for it: what loads has these checksums."""
+    embedded = name == "fashion-mnist" and (data_folder(folder) / name).is_dir()
+    return FASHION_FINGERPRINT if embedded else load(name, folder).fingerprint
 
 
 @lru_cache(maxsize=4)
@@ -243,10 +244,11 @@ def _assemble(name: str, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tenso
     std = tuple(round(max(v, 1e-3), 6) for v in sample.std((0, 2, 3)).tolist())
     content = digest.hexdigest()  # and not the name: it may be another one elsewhere
     order = torch.from_numpy(keyed_generator("validation split", content).permutation(len(train[0])))
-    held = max(1, len(order) // VALIDATION_SHARE)
+    cut = max(1, len(order) // VALIDATION_SHARE)
     whole = Images(*train, mean, std)
     classes = int(max(train[1].max(), test[1].max())) + 1
-    return Dataset(name, whole.take(order[held:]), whole.take(order[:held]), Images(*test, mean, std), classes, content)
+    splits = whole.take(order[cut:]), whole.take(order[:cut]), Images(*test, mean, std)
+    return Dataset(name, *splits, classes, content)
 
 
 def _embedded_fashion_mnist(folder: Path):
@@ -261,17 +263,15 @@ def _embedded_fashion_mnist(folder: Path):
             raise RunError(f"{path} is damaged (wrong SHA-256); {restore}")
         dims = [int(d) for d in np.frombuffer(raw, ">i4", raw[3], offset=4)]  # IDX: byte 3 counts the dimensions
         parts[name] = torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * len(dims)).reshape(dims).copy())
-    return tuple(
-        (parts[f"{split}-images-idx3-ubyte"].unsqueeze(1), parts[f"{split}-labels-idx1-ubyte"].long())
-        for split in ("train", "t10k")
-    )
+    pairs = ((parts[f"{split}-images-idx3-ubyte"], parts[f"{split}-labels-idx1-ubyte"]) for split in ("train", "t10k"))
+    return tuple((images.unsqueeze(1), labels.long()) for images, labels in pairs)
 
 
 def _torchvision(name: str, folder: Path):
     """Read from `folder`, else download into a temporary folder beside it and move it in when complete."""
     from torchvision import datasets
 
-    cls = {"fashion-mnist": datasets.FashionMNIST, "mnist": datasets.MNIST}.get(name) or getattr(datasets, name.upper())
+    cls = datasets.FashionMNIST if name == "fashion-mnist" else getattr(datasets, name.upper())
     try:
         splits = [cls(folder, train=train, download=False) for train in (True, False)]
     except RuntimeError:

@@ -1,6 +1,6 @@
 """Does this Python satisfy the project?  Run as a file, before anything is installed: standard library only.
 
-    python lib/environment.py        prints what is missing, a line each; exit status 0 if nothing is
+python lib/environment.py        prints what is missing, a line each; exit status 0 if nothing is
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 def unmet() -> list[str]:
     """What the ranges of pyproject.toml (tests included) ask for and this environment lacks."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  # whoever runs it may have any Python
         return [f"Python >= 3.11 (this is {sys.version.split()[0]})"]
     import tomllib
 
@@ -18,7 +18,7 @@ def unmet() -> list[str]:
         from packaging.requirements import Requirement
     except ImportError:
         try:
-            from pip._vendor.packaging.requirements import Requirement
+            from pip._vendor.packaging.requirements import Requirement  # type: ignore[assignment]
         except ImportError:
             return ["packaging"]
     project = tomllib.loads((Path(__file__).resolve().parent.parent / "pyproject.toml").read_text("utf-8"))["project"]

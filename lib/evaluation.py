@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -14,9 +15,14 @@ from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, progr
 from .checks import InputError, integer, one_of
 from .classify import inputs, logits, look_over, require_images
 from .data import Images
-from .folding import Way, way, written
+from .folding import Plan, folded, plan
 from .statistics import Estimate, chip_yield, mean, quantile
-from .variation import Chip, Variation, keyed_generator
+from .torch_internals import multiplies_bfloat16
+from .variation import NO_VARIATION, Chip, Variation, keyed_generator
+
+PRECISIONS = ("float32", "bfloat16")
+# they take bfloat16 inputs beside their own float32 parameters, or have none
+MIXED = (Crossbar, nn.BatchNorm2d, nn.BatchNorm1d)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Counts:
 def evaluate(
     net: nn.Module,
     images: Images,
-    variation: Variation = Variation(),
+    variation: Variation = NO_VARIATION,
     chips: int | Sequence[int] = 100,
     *,
     tuning: Tuner | None = None,
@@ -63,8 +69,8 @@ def evaluate(
     tuning: what the chip does about its variation (`SelfTuning`, or a control bound to this network).
     images_per_chip: every chip sees a random slice of its own, the same for every network and tuning: enough for a
     mean, but it widens quantile and yield; None: every chip sees every image.
-    precision: of the convolutions, "float32" or "bfloat16", None for `best_precision(net)`; it moves single predictions,
-    not the mean.  progress(n): called with the images of each chip.
+    precision: of the convolutions, "float32" or "bfloat16", None for `best_precision(net)`; it moves single
+    predictions, not the mean.  progress(n): called with the images of each chip.
     Chip i is the same cell by cell for every network layout of the same names, σ, law and tuning.
     Raises InputError for no chips, a bad index, an unknown precision, one that the network does not bear, more images a
     chip than there are, and whatever `look_over` refuses."""
@@ -84,13 +90,14 @@ def evaluate(
         raise InputError(f"{type(net).__name__} does not run in bfloat16 ({reason}); use precision='float32'")
     # float32 leaves a network of another type as it is
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    quick = way(net, x)
-    whole = list(_batches(net, images, batch_size, dtype, quick.layout)) if seen == len(images) else None
+    quick = plan(net, x)
+    read = partial(_batches, net, size=batch_size, dtype=dtype, layout=quick.layout)
+    whole = list(read(images)) if seen == len(images) else None
     correct = []
     with evaluating(net):
         for chip in (Chip.of(purpose, index) for index in indices):
-            batches = whole or _batches(net, images.take(_slice(chip, len(images), seen)), batch_size, dtype, quick.layout)
-            with programmed(net, chip, variation, tuning), written(net, dtype, quick):
+            batches = whole or read(images.take(_slice(chip, len(images), seen)))
+            with programmed(net, chip, variation, tuning), folded(net, dtype, quick):
                 correct.append(sum(int((net(x).argmax(1) == labels).sum()) for x, labels in batches))
             if progress:
                 progress(seen)
@@ -99,10 +106,10 @@ def evaluate(
 
 
 def _indices(chips: int | Sequence[int]) -> Sequence[int]:
-    if isinstance(chips, Integral):
+    if isinstance(chips, (int, Integral)):
         return range(integer("chips", chips, 1))
     try:
-        indices = chips.tolist() if hasattr(chips, "tolist") else list(chips)
+        indices = chips.tolist() if isinstance(chips, (np.ndarray, Tensor)) else list(chips)
         if isinstance(indices, int):  # an array of no dimension
             return _indices(indices)
     except TypeError:
@@ -110,7 +117,7 @@ def _indices(chips: int | Sequence[int]) -> Sequence[int]:
     if not indices:
         raise InputError("evaluate needs at least one chip, got none")
     if len(set(indices)) < len(indices):
-        raise InputError(f"a chip is named twice among {len(indices)} chips; each counts once: it is the same each time")
+        raise InputError(f"a chip is named twice among {len(indices)} chips; each is the same each time: name it once")
     return indices
 
 
@@ -128,28 +135,24 @@ def _batches(
         yield (channels_last(x) if layout is torch.channels_last else x).to(dtype), part.labels
 
 
-PRECISIONS = ("float32", "bfloat16")
-# they take bfloat16 inputs beside their own float32 parameters, or have none
-MIXED = (Crossbar, nn.BatchNorm2d, nn.BatchNorm1d)
-
-
 def best_precision(net: nn.Module, x: Tensor) -> str:
-    """The fastest precision at which `net` can be evaluated here on inputs like x (B, …): a function of network, shape and
-    type of processor alone.
+    """The fastest precision at which `net` can be evaluated here on inputs like x (B, …).
 
-    bfloat16 where the processor multiplies it in hardware, the convolutions are `wide`, every module with parameters takes
-    it, and a trial does not fail.  It holds activation codes of up to 8 bits exactly, and rounds cells by 0.2%, far below any σ."""
+    A function of network, shape and type of processor alone: bfloat16 where the processor multiplies it in hardware,
+    the convolutions are `wide`, every module with parameters takes it, and a trial does not fail.  It holds activation
+    codes of up to 8 bits exactly, and rounds cells by 0.2%, far below any σ."""
     quantizers = {id(q) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight)}
     modules = [m for m in net.modules() if id(m) not in quantizers and any(True for _ in m.parameters(recurse=False))]
     on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in net.parameters())
     fits = on_cpu and wide(net) and all(isinstance(m, MIXED) for m in modules)
-    return "bfloat16" if fits and torch.cpu._is_avx512_bf16_supported() and not refusal(net, x, torch.bfloat16) else "float32"
+    fits = fits and multiplies_bfloat16() and not refusal(net, x, torch.bfloat16)
+    return "bfloat16" if fits else "float32"
 
 
 def refusal(net: nn.Module, x: Tensor, dtype: torch.dtype) -> str | None:
-    """Why a network does not take inputs of a type, tried on x: a constant of its own, as the kernel of a blur, may not."""
+    """Why a network does not take inputs of a type, tried on x: a constant of its own, a blur's kernel say, may not."""
     try:
-        with evaluating(net), written(net, dtype, Way()):
+        with evaluating(net), folded(net, dtype, Plan()):
             return None if torch.isfinite(net(x.to(dtype))).all() else "not finite"
     except (RuntimeError, TypeError, ValueError) as error:  # the forward is the user's
         return " ".join(str(error).split())[:200]

@@ -1,7 +1,7 @@
 """Analog networks as files: safetensors with every quantizer in its metadata.  Nothing is pickled.
 
-    save_analog(net, "net.safetensors")
-    net = load_analog(my_module, "net.safetensors")     my_module: the float network that was converted, any weights
+save_analog(net, "net.safetensors")
+net = load_analog(my_module, "net.safetensors")     my_module: the float network that was converted, any weights
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,15 +24,15 @@ from .quantizers import Binary, BinaryChannels, LearnedSign, LearnedStep, Legacy
 FORMAT = "analog-pim-companion 1"
 ONE = torch.ones(1)  # the place of a step, which the file's tensors fill
 # type of quantizer → (its numbers for the metadata, the quantizer of those numbers)
-KINDS: dict[type, tuple[Callable[[nn.Module], list], Callable[..., nn.Module]]] = {
+KINDS: dict[type, tuple[Callable[[Any], list], Callable[..., nn.Module]]] = {
     nn.Identity: (lambda q: [], nn.Identity),
     Binary: (lambda q: [], Binary),
     BinaryChannels: (lambda q: [], BinaryChannels),
     LegacySign: (lambda q: [], LegacySign),
     LineSearch: (lambda q: [q.bits], lambda bits: LineSearch(bits, ONE)),
     LegacyActivations: (lambda q: [(q.n + 1).bit_length()], lambda bits: LegacyActivations(bits, ONE)),
-    LearnedStep: (lambda q: [q.bits, q.signed, q.count], lambda bits, signed, count: LearnedStep(bits, signed, ONE, count)),
-    LearnedSign: (lambda q: [q.bits, q.signed, q.count], lambda bits, signed, count: LearnedSign(bits, signed, ONE, count)),
+    LearnedStep: (lambda q: [q.bits, q.signed, q.count], lambda bits, signed, n: LearnedStep(bits, signed, ONE, n)),
+    LearnedSign: (lambda q: [q.bits, q.signed, q.count], lambda bits, signed, n: LearnedSign(bits, signed, ONE, n)),
 }
 BY_NAME = {kind.__name__: make for kind, (_, make) in KINDS.items()}
 
@@ -43,12 +44,16 @@ def save_analog(net: nn.Module, path: str | Path) -> None:
     OSError where the file cannot be written."""
     layers = {name: [_described(name, q) for q in (m.quantize_input, m.quantize_weight)] for name, m in crossbars(net)}
     if not layers:
-        raise InputError(f"{type(net).__name__} has no analog layer to save; make them with to_analog(net, bits, calibrate)")
+        raise InputError(
+            f"{type(net).__name__} has no analog layer to save; make them with to_analog(net, bits, calibrate)"
+        )
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
     try:
         save_file(tensors, str(path), metadata={"format": FORMAT, "layers": json.dumps(layers)})
     except SafetensorError as error:
-        raise StorageError(f"cannot write {path} ({error}); name a file in a folder that exists and may be written to") from None
+        raise StorageError(
+            f"cannot write {path} ({error}); name a file in a folder that exists and may be written to"
+        ) from None
 
 
 def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
@@ -60,11 +65,13 @@ def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
         raise InputError(f"{path} is a folder; name the file in it that save_analog wrote")
     try:
         with safe_open(str(path), "pt") as file:
-            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
     except SafetensorError as error:
         raise InputError(f"{path} is no readable safetensors file ({error}); write it again with save_analog") from None
     if about.get("format") != FORMAT:
-        raise InputError(f"{path} has the format {about.get('format')!r}, allowed: {FORMAT!r}; write it with save_analog")
+        raise InputError(
+            f"{path} has the format {about.get('format')!r}, allowed: {FORMAT!r}; write it with save_analog"
+        )
     net = copied(net)
     try:
         for name, (inputs, weights) in json.loads(about["layers"]).items():
@@ -79,7 +86,9 @@ def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
 def _described(layer: str, quantizer: nn.Module) -> list:
     if type(quantizer) not in KINDS:
         allowed = ", ".join(BY_NAME)
-        raise InputError(f"layer {layer!r} has a quantizer of type {type(quantizer).__name__}, a file can hold: {allowed}")
+        raise InputError(
+            f"layer {layer!r} has a quantizer of type {type(quantizer).__name__}, a file can hold: {allowed}"
+        )
     return [type(quantizer).__name__, *KINDS[type(quantizer)][0](quantizer)]
 
 

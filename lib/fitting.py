@@ -87,7 +87,7 @@ def fit_cells(cells: Cells, law: str | None = None, factor: float | None = None)
     _check(cells, law, factor)
     models = {name: _Model(cells, name, factor) for name in LAWS}
     likelihood = _likelihoods(cells, models)
-    best = law or max(likelihood, key=likelihood.get)
+    best = law or max(likelihood, key=likelihood.__getitem__)
     model, other = models[best], max(value for name, value in likelihood.items() if name != best)
     found, expected = model.found, factor or 1.0
     if not model.g.value > 0:
@@ -139,16 +139,21 @@ class _Model:
     def __init__(self, cells: Cells, law: str, factor: float | None):
         keep = (cells.target != 0) | (law == "layer-fixed")
         chips, self.chip, self.n = np.unique(cells.chips[keep], return_inverse=True, return_counts=True)
-        told = Cells(self.chip, cells.target[keep], cells.measured[keep])
-        self.law, self.target, self.measured, self.scale = law, told.target, told.measured, told.scale(law)
-        x = self.centred(told.target)
-        self.has_slope = law == "layer-fixed" and np.abs(x).max() > EXACT * np.abs(told.target).max()
+        informative = Cells(self.chip, cells.target[keep], cells.measured[keep])
+        self.law, self.target, self.measured, self.scale = (
+            law,
+            informative.target,
+            informative.measured,
+            informative.scale(law),
+        )
+        x = self.centred(informative.target)
+        self.has_slope = law == "layer-fixed" and np.abs(x).max() > EXACT * np.abs(informative.target).max()
         self.x = x * self.has_slope
         self.direction = self.x / (math.sqrt(self.x @ self.x) or 1.0)  # of the slope among the cells
         self.found = self.slope() if self.has_slope else self.ratio()
         self.g = self.found if factor is None else Estimate(float(factor), float(factor), float(factor), 0)
         self.slope_free = self.has_slope and factor is None
-        self.e = told.deviations(law, self.g.value or math.nan)
+        self.e = informative.deviations(law, self.g.value or math.nan)
         self.means, self.rest = self.of_chips(self.e), self.centred(self.e)
         self.nu = len(self.e) - len(chips) - self.slope_free
         self.ms_w = float(self.rest @ self.rest) / self.nu
@@ -162,8 +167,11 @@ class _Model:
 
     def ratio(self) -> Estimate:
         """g from chip means of measured/target; from cells, if there is one chip."""
-        told = self.target != 0
-        a, chip = self.measured[told] / self.target[told], np.unique(self.chip[told], return_inverse=True)[1]
+        informative = self.target != 0
+        a, chip = (
+            self.measured[informative] / self.target[informative],
+            np.unique(self.chip[informative], return_inverse=True)[1],
+        )
         means = np.bincount(chip, a) / np.bincount(chip)
         return mean(means if len(means) > 1 else a)
 
@@ -180,8 +188,8 @@ class _Model:
     def within(self) -> Estimate:
         from scipy.stats import chi2
 
-        ends = (math.sqrt(self.ms_w * self.nu / chi2.ppf(q, self.nu)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
-        return self.over_g(Estimate(math.sqrt(self.ms_w), *ends, len(self.e)))
+        low, high = (math.sqrt(self.ms_w * self.nu / chi2.ppf(q, self.nu)) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
+        return self.over_g(Estimate(math.sqrt(self.ms_w), low, high, len(self.e)))
 
     def between(self) -> Estimate:
         from scipy.stats import chi2, f
@@ -196,8 +204,8 @@ class _Model:
             more * (ms_b - f.ppf(q, more, self.nu) * self.ms_w) / (n_h * chi2.ppf(q, more))
             for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2)
         )
-        values = ((ms_b - self.ms_w) / n_h, *ends)
-        return self.over_g(Estimate(*(math.sqrt(max(0.0, v)) for v in values), more + 1))
+        value, low, high = (math.sqrt(max(0.0, v)) for v in ((ms_b - self.ms_w) / n_h, *ends))
+        return self.over_g(Estimate(value, low, high, more + 1))
 
     def over_g(self, s: Estimate) -> Estimate:
         """s/ĝ (s divided already).  MOVER: log θ̂ ∓ √((log ŝ − log its end)² + (log ĝ − log its far end)²)."""

@@ -15,8 +15,8 @@ from .sources import MEASURING_SOURCES
 def described(value):
     """A value as JSON holds it: two that compute different things never look alike.
 
-    Plain values stay; a frozen dataclass becomes its type's name, its fields and, where its class or a function it `uses`
-    is the user's own, the digest of that code; anything else becomes a digest of its content.
+    Plain values stay; a frozen dataclass becomes its type's name, its fields and, where its class or a function it
+    `uses` is the user's own, the digest of that code; anything else becomes a digest of its content.
     Raises InputError for what no key can hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
@@ -34,12 +34,15 @@ def described(value):
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return {"type": kind.__qualname__, "code": code_of(value)}
     ours = kind.__module__.partition(".")[0] == __package__
-    fields = {f.name: described(getattr(value, f.name)) for f in dataclasses.fields(value) if not (ours and f.name == "uses")}
-    own = [code_of(thing) for thing in (kind, *(value.uses if ours and "uses" in vars(value) else ())) if not _keyed(getattr(thing, "__module__", None) or "")]
+    names = [f.name for f in dataclasses.fields(value) if not (ours and f.name == "uses")]
+    fields = {name: described(getattr(value, name)) for name in names}
+    uses = vars(value).get("uses", ()) if ours else ()
+    own = [code_of(thing) for thing in (kind, *uses) if not _keyed(getattr(thing, "__module__", None) or "")]
     if not own:
         return {"type": kind.__name__} | fields
     cached = {k for c in kind.__mro__ for k, v in vars(c).items() if isinstance(v, functools.cached_property)}
-    beside = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in cached and k not in fields and k != "uses"}
+    known = {"uses", *fields, *cached}
+    beside = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in known}
     return {"type": kind.__name__, "fields": fields, "beside": described(beside), "code": own}
 
 

@@ -106,7 +106,9 @@ def build(name: str, channels: int, classes: int, size: int, width: float = 1.0,
 
     Raises ValueError for an unknown name, a width ≤ 0, fewer than 2 classes, or images of a size it cannot take."""
     builder, smallest, largest = NETWORKS[one_of("network", name, NETWORKS)]
-    integer("channels", channels, 1), integer("classes", classes, 2), integer("seed", seed, 0, 2**16 - 1)
+    integer("channels", channels, 1)
+    integer("classes", classes, 2)
+    integer("seed", seed, 0, 2**16 - 1)
     width = real("width", width, 1 / 64)
     if size < smallest or (largest and size > largest):
         allowed = f"at least {smallest}×{smallest}" if not largest else f"{smallest}×{smallest} to {largest}×{largest}"

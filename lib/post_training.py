@@ -27,15 +27,16 @@ def post_training_quantize(
     quantizers: str = "line-search",
 ) -> nn.Module:
     """A quantized copy of a float network: weights by line search; activation steps and BN statistics from one noisy
-    pass over (up to `draws` minibatches of) the training data, in which the running maxima of `legacy` quantizers move too.
-    [code 2021]; the rule for learned steps is [ours]: each layer's step is the mean over minibatches of the L2-best one,
-    `activation_step`, for the inputs of all its calls."""
+    pass over (up to `draws` minibatches of) the training data, in which the running maxima of `legacy` quantizers move
+    too.  [code 2021]; the rule for learned steps is [ours]: each layer's step is the mean over minibatches of the
+    L2-best one, `activation_step`, for the inputs of all its calls."""
     require_images(images)
     integer("draws", draws, 1)
     require_variation(variation)
     net = to_analog(net, bits, next(endless_batches(images, batch_size, seed)), quantizers)
     layers = [layer for _, layer in crossbars(net)]
-    averages = [_StepAverage(m) for m in layers if quantizers == "line-search" and isinstance(m.quantize_input, LearnedStep)]
+    learned = [(m, q) for m in layers if isinstance(q := m.quantize_input, LearnedStep)]
+    averages = [_StepAverage(m, q) for m, q in learned if quantizers == "line-search"]
     running = [m.quantize_input for m in layers if isinstance(m.quantize_input, LegacyActivations)]
     try:
         with averaging(moving_norms(net)) as norms:
@@ -51,8 +52,9 @@ def post_training_quantize(
 class _StepAverage:
     """Keeps a layer's activation step at the mean over minibatches of the L2-best step for all that it was given."""
 
-    def __init__(self, layer: Crossbar):
-        self.quantizer, self.seen, self.total, self.n = layer.quantize_input, [], 0.0, 0
+    def __init__(self, layer: Crossbar, quantizer: LearnedStep):
+        self.quantizer, self.total, self.n = quantizer, torch.tensor(0.0), 0
+        self.seen: list[Tensor] = []
         self.hook = layer.register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, layer: Crossbar, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
@@ -61,7 +63,7 @@ class _StepAverage:
     def update(self) -> None:
         """After each minibatch."""
         if self.seen:
-            self.total += activation_step(torch.cat(self.seen), self.quantizer.bits, self.quantizer.signed)
+            self.total = self.total + activation_step(torch.cat(self.seen), self.quantizer.bits, self.quantizer.signed)
             self.n += 1
             self.quantizer.step.data.copy_(self.total / self.n).clamp_(min=TINY)
             self.seen.clear()

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from .checks import InputError, integer, one_of
+from .torch_internals import clamp_gradient
 
 MAX_BITS = 8
-QUANTIZER_SETS = ("learned", "line-search", "legacy", "legacy-may")
+QUANTIZER_SETS = ("learned", "line-search", "legacy", "legacy-channels")
 TINY = 1e-8  # the smallest step: an all-zero layer has no scale of its own
 
 
@@ -40,9 +41,10 @@ class Bits:
             return text
         match = re.fullmatch(r"A(-?[\d.]+)W(-?[\d.]+)", str(text))
         if not match:
-            raise InputError(f'bits must look like "A4W2" (activation bits, weight bits, each 1 to {MAX_BITS}), got {text!r}')
+            wanted = f'bits must look like "A4W2" (activation bits, weight bits, each 1 to {MAX_BITS})'
+            raise InputError(f"{wanted}, got {text!r}")
         widths = [int(part) if re.fullmatch(r"-?\d+", part) else part for part in match.groups()]
-        return cls(*widths)
+        return cls(*widths)  # type: ignore[arg-type]  # 2.5 is refused there
 
     def __str__(self) -> str:
         return f"A{self.activations}W{self.weights}"
@@ -97,13 +99,12 @@ def line_search(w: Tensor, bits: int) -> Tensor:
 
 
 def thinned(x: Tensor, n: int = 2**13) -> Tensor:
-    """At most n values of x, flat, without gradient: by a golden-ratio sequence, since a regular stride would meet the same
-    image columns again and again."""
-    x = x.detach().flatten()
-    if x.numel() <= n:
-        return x
+    """At most n values of x, flat, without gradient, by a golden-ratio sequence: a stride meets the same columns."""
+    values = x.detach().flatten()
+    if values.numel() <= n:
+        return values
     golden = torch.arange(n, dtype=torch.float64, device=x.device) * ((math.sqrt(5) - 1) / 2) % 1
-    return x[(golden * x.numel()).long()]
+    return values[(golden * values.numel()).long()]
 
 
 def activation_step(x: Tensor, bits: int, signed: bool) -> Tensor:
@@ -121,7 +122,9 @@ class _LSQ(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, step, lo, hi, grad_scale):
-        scale = step.abs()  # within, for the sake of small layers: an operation of its own costs them more than its numbers
+        scale = (
+            step.abs()
+        )  # within, for the sake of small layers: an operation of its own costs them more than its numbers
         v = x / scale
         q = v.clamp(lo, hi).round_().mul_(scale)
         ctx.save_for_backward(v, q, step, scale)
@@ -132,7 +135,7 @@ class _LSQ(torch.autograd.Function):
     def backward(ctx, grad):
         v, q, step, scale = ctx.saved_tensors
         lo, hi, grad_scale = ctx.constants
-        d_x = torch.ops.aten.hardtanh_backward(grad, v, lo, hi)  # ∂q/∂x = 1 where lo < v < hi, else 0
+        d_x = clamp_gradient(grad, v, lo, hi)  # ∂q/∂x = 1 where lo < v < hi, else 0
         # ∂q/∂s = q/s − v inside, the bound outside: both terms as dot products, without a temporary
         d_scale = _dot(q, grad).div_(scale).sub_(_dot(v, d_x))
         return d_x, d_scale.mul_(step.sign().mul_(grad_scale)), None, None, None
@@ -180,7 +183,7 @@ class LearnedStep(nn.Module):
         return v.clamp_(*levels(self.bits, self.signed)).round_()
 
     def forward(self, x: Tensor) -> Tensor:
-        # an input without gradient is data: its step stays as calibrated, which spares the first layer's data gradient
+        # an input without gradient is data: its step stays as calibrated, which spares its gradient
         if not (x.requires_grad and torch.is_grad_enabled()):
             return self.codes(x).mul_(self.scale.detach())
         lo, hi = levels(self.bits, self.signed)
@@ -210,8 +213,9 @@ class LearnedSign(LearnedStep):
 
 
 class LineSearch(nn.Module):
-    """Weights on a searched step, redone each training forward, frozen in evaluation; the STE is not clipped.
-    [code 2021]"""
+    """Weights on a step searched anew in each training forward, frozen in evaluation; STE not clipped.  [code 2021]"""
+
+    step: Tensor
 
     def __init__(self, bits: int, w: Tensor):
         super().__init__()
@@ -225,8 +229,7 @@ class LineSearch(nn.Module):
 
 
 class Binary(nn.Module):
-    """q(w) = sign(w)·mean|w|, sign(0) = +1; the gradient passes where |w| ≤ 1.  The mean is that of the layer
-    [code 2021]."""
+    """q(w) = sign(w)·mean|w| of the layer, sign(0) = +1; the gradient passes where |w| ≤ 1.  [code 2021]"""
 
     def scale(self, size: Tensor) -> Tensor:
         return size.mean()
@@ -248,6 +251,8 @@ class BinaryChannels(Binary):
 class LegacyActivations(nn.Module):
     """q(x) = s·clamp(trunc(x/s), −n, n), n = 2^(b−1) − 1, s = (running max|x|, EMA 0.99)/n; STE not clipped.
     Signed and truncated towards zero, so 4 bits have 7 positive levels.  [code 2021]"""
+
+    maximum: Tensor
 
     def __init__(self, bits: int, x: Tensor):
         super().__init__()
@@ -272,20 +277,22 @@ class LegacySign(nn.Module):
 
 
 def weight_quantizer(bits: int, w: Tensor, quantizers: str = "learned") -> nn.Module:
-    """The weight quantizer of a set, started on the weights w: one bit is `Binary` in every set but "legacy-may".
+    """The weight quantizer of a set, started on the weights w: one bit is `Binary` in every set but "legacy-channels".
 
-    Raises ValueError for "legacy-may" with more than one bit, of which no figure was published."""
+    Raises InputError for "legacy-channels" with more than one bit, of which no figure was published."""
     one_of("quantizers", quantizers, QUANTIZER_SETS)
     if integer("weight bits", bits, 1, MAX_BITS) == 1:
-        return BinaryChannels() if quantizers == "legacy-may" else Binary()
-    if quantizers == "legacy-may":
-        raise InputError(f'quantizers "legacy-may" allow 1 weight bit, got {bits}; use "legacy"')
+        return BinaryChannels() if quantizers == "legacy-channels" else Binary()
+    if quantizers == "legacy-channels":
+        raise InputError(f'quantizers "legacy-channels" allow 1 weight bit, got {bits}; use "legacy"')
     return LearnedStep.for_weights(bits, w) if quantizers == "learned" else LineSearch(bits, w)
 
 
-def activation_quantizer(bits: int, x: Tensor, signed: bool, quantizers: str = "learned", count: int | None = None) -> nn.Module:
-    """The activation quantizer of a set, started on a batch x (B, …) of the layer's inputs, or on some of their values, the
-    largest among them, with `count` features a sample."""
+def activation_quantizer(
+    bits: int, x: Tensor, signed: bool, quantizers: str = "learned", count: int | None = None
+) -> nn.Module:
+    """The activation quantizer of a set, started on a batch x (B, …) of the layer's inputs, or on some of their values
+    (the largest among them) with `count` features per sample."""
     one_of("quantizers", quantizers, QUANTIZER_SETS)
     one_bit = integer("activation bits", bits, 1, MAX_BITS) == 1
     if quantizers.startswith("legacy"):

@@ -1,7 +1,7 @@
 """The sources of this package as they were imported: what keys are made of, and whether the files are still the same.
 
-They are read once, with the package: keys speak of the code in memory, and `require_unchanged` refuses to go on where the
-files on disk are other ones by now.  A module is named as below the package: "training", "experiments.store".
+They are read once, with the package: keys speak of the code in memory, and `require_unchanged` refuses to go on where
+the files on disk are other ones by now.  A module is named as below the package: "training", "experiments.store".
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from .checks import RunError
 
 FOLDER = Path(__file__).resolve().parent
-TRAINING_SOURCES = (
-    "checks", "quantizers", "variation", "analog", "conversion", "networks", "folders", "data", "classify", "folding",
-    "batch_norm", "training", "post_training", "trials",
-)  # fmt: skip
-MEASURING_SOURCES = (*TRAINING_SOURCES, "evaluation", "selftuning", "controls")
+TRAINING_SOURCES = tuple(
+    "checks torch_internals quantizers variation analog conversion networks folders data classify folding batch_norm "
+    "training post_training trials".split()
+)
+MEASURING_SOURCES = (*TRAINING_SOURCES, "evaluation", "estimators", "selftuning", "controls")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -55,7 +55,9 @@ def source_digest(names: Iterable[str], sources: Mapping[str, str] = SOURCES) ->
 
 @functools.lru_cache(None)
 def _digest(names: tuple[str, ...], texts: tuple[str, ...]) -> str:
-    return hashlib.sha256("".join(f"{name}\n{_code_only(text)}\n" for name, text in zip(names, texts)).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{name}\n{_code_only(text)}\n" for name, text in zip(names, texts)).encode()
+    ).hexdigest()
 
 
 @functools.lru_cache(None)
@@ -66,7 +68,10 @@ def _code_only(source: str) -> str:
     except SyntaxError:
         return source
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             node.body = node.body[1:]
     return ast.dump(tree)
 
@@ -81,6 +86,6 @@ def require_unchanged(names: Iterable[str] = MEASURING_SOURCES) -> None:
             same = False
         if not same:
             raise RunError(
-                f"{path.relative_to(FOLDER.parent)} has changed on disk since it was imported, so no result is stored under its "
-                "name; start again (a notebook: restart the kernel); nothing stored so far is lost"
+                f"{path.relative_to(FOLDER.parent)} has changed on disk since it was imported, so no result is stored "
+                "under its name; start again (a notebook: restart the kernel); nothing stored so far is lost"
             )

@@ -14,6 +14,7 @@ import numpy as np
 
 from .checks import InputError, real
 
+Values = Sequence[float] | np.ndarray
 LEVEL = 0.95
 MIN_FOR_QUANTILE = 72  # 0.95^72 < 0.025: below that no order statistic bounds the 5% quantile from below
 
@@ -31,7 +32,7 @@ class Estimate:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
 
 
-def mean(values: Sequence[float]) -> Estimate:
+def mean(values: Values) -> Estimate:
     """Mean and Student's t interval: x̄ ± t(n−1)·s/√n.  One value alone has no interval (NaN).
 
     A heavy lower tail (one chip in six far below) brings its coverage at n = 100 down to about 91%."""
@@ -45,7 +46,7 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(centre, centre - half, centre + half, n)
 
 
-def chips_for(values: Sequence[float], half_width: float) -> int:
+def chips_for(values: Values, half_width: float) -> int:
     """Chips in all for a mean known to ± half_width (same unit as the values), from the variance of those measured:
 
     n = max(n₀, ⌈(t(n₀−1)·s₀/h)²⌉)      first stage of Stein's procedure (Annals of Mathematical Statistics 16, 1945)"""
@@ -53,7 +54,7 @@ def chips_for(values: Sequence[float], half_width: float) -> int:
     return max(known.n, math.ceil(known.n * ((known.high - known.value) / target) ** 2))
 
 
-def bootstrap_mean(values: Sequence[float], resamples: int = 9999, seed: int = 0) -> Estimate:
+def bootstrap_mean(values: Values, resamples: int = 9999, seed: int = 0) -> Estimate:
     """Mean and BCa bootstrap interval, which follows the skew of a heavy lower tail."""
     x = _values(values)
     if len(x) < 2 or np.ptp(x) == 0:
@@ -66,7 +67,7 @@ def bootstrap_mean(values: Sequence[float], resamples: int = 9999, seed: int = 0
     return Estimate(float(np.mean(x)), float(interval.low), float(interval.high), len(x))
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
+def paired_difference(a: Values, b: Values) -> Estimate:
     """Mean of a − b over the same chips, t interval.  Raises ValueError where the two do not pair up."""
     x, y = _values(a), _values(b)
     if x.shape != y.shape:
@@ -74,7 +75,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
     return mean(x - y)
 
 
-def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Estimate:
+def difference_of_means(a: Values, b: Values) -> Estimate:
     """Mean of a minus mean of b, of different chips, Welch's t interval; NaN where one side has fewer than 2 values."""
     n = min(len(a), len(b))
     if n < 2:
@@ -87,7 +88,7 @@ def difference_of_means(a: Sequence[float], b: Sequence[float]) -> Estimate:
     return Estimate(d, float(interval.low), float(interval.high), n)
 
 
-def recovery(tuned: Sequence[float], untuned: Sequence[float], oracle: Sequence[float], resamples: int = 9999, seed: int = 0) -> Estimate:
+def recovery(tuned: Values, untuned: Values, oracle: Values, resamples: int = 9999, seed: int = 0) -> Estimate:
     """mean(tuned − untuned)/mean(oracle − untuned) over the same chips, and its paired BCa bootstrap interval.
 
     A ratio of means: it has no sense where the oracle's own gain is not clearly above zero (NaN then)."""
@@ -106,7 +107,7 @@ def recovery(tuned: Sequence[float], untuned: Sequence[float], oracle: Sequence[
     return Estimate(ratio, float(interval.low), float(interval.high), len(best))
 
 
-def quantile(values: Sequence[float], q: float = 0.05) -> Estimate:
+def quantile(values: Values, q: float = 0.05) -> Estimate:
     """The q quantile (linear interpolation) and its order-statistic interval: the tightest pair of ranks whose
     binomial probability of enclosing it is ≥ 95% with ≤ 2.5% a side; NaN where n is too small for a bound."""
     from scipy.stats import binom
@@ -138,14 +139,14 @@ def difference_of_proportions(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(d, low, d + math.hypot(a.high - a.value, b.value - b.low), min(a.n, b.n))
 
 
-def chip_yield(values: Sequence[float], threshold: float) -> Estimate:
+def chip_yield(values: Values, threshold: float) -> Estimate:
     """Share of chips at or above `threshold` (same unit as values), Wilson interval."""
     x = _values(values)
     return proportion(int((x >= real("threshold", threshold)).sum()), len(x))
 
 
 def verdict(estimate: Estimate, threshold: float = 0.0) -> str:
-    """"value > threshold": holds if the whole interval lies above it, does not hold if below, else inconclusive."""
+    """ "value > threshold": holds if the whole interval lies above it, does not hold if below, else inconclusive."""
     if estimate.low > threshold:
         return "holds"
     return "does not hold" if estimate.high <= threshold else "inconclusive"
@@ -180,7 +181,7 @@ def variance_components(values: np.ndarray) -> tuple[float, float]:
     return math.sqrt(within), math.sqrt(max(0.0, between))
 
 
-def _values(values: Sequence[float]) -> np.ndarray:
+def _values(values: Values) -> np.ndarray:
     x = np.asarray(values, float)
     if x.ndim != 1 or len(x) == 0 or not np.isfinite(x).all():
         raise InputError(f"statistics need a list of ≥ 1 finite numbers, got shape {x.shape}")

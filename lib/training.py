@@ -49,10 +49,15 @@ class Recipe:
     augment: Augment = field(default_factory=Augment)
 
     def __post_init__(self):
-        integer("epochs", self.epochs, 1), integer("batch_size", self.batch_size, 1), integer("period", self.period, 1)
-        integer("bn_draws", self.bn_draws, 0), one_of("optimizer", self.optimizer, ("sgd", "adam"))
-        one_of("schedule", self.schedule, ("cosine", "step")), real("warmup", self.warmup, 0, 1)
-        real("lr", self.lr, 1e-12), real("momentum", self.momentum, 0, 1), real("weight_decay", self.weight_decay, 0)
+        for count in ("epochs", "batch_size", "period"):
+            integer(count, getattr(self, count), 1)
+        integer("bn_draws", self.bn_draws, 0)
+        one_of("optimizer", self.optimizer, ("sgd", "adam"))
+        one_of("schedule", self.schedule, ("cosine", "step"))
+        real("warmup", self.warmup, 0, 1)
+        real("lr", self.lr, 1e-12)
+        real("momentum", self.momentum, 0, 1)
+        real("weight_decay", self.weight_decay, 0)
 
     @classmethod
     def quick(cls) -> Recipe:
@@ -79,32 +84,41 @@ def fit(
     until: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> State:
-    """Train `net` in place, to the end or to epoch `until`, and return the state from which `resume` goes on; `net` ends in
-    evaluation mode.
+    """Train `net` in place, to the end or to epoch `until`, and return the state from which `resume` goes on.
 
-    With variation, `net` needs analog layers; after the last epoch its BN statistics are re-estimated over
-    `recipe.bn_draws` fresh chips.  What is `frozen` stays so.  progress(n): called with the images of each minibatch.
-    Raises InputError for a bad seed or epoch, a network in half precision and whatever `look_over` refuses, DivergedError
-    where the loss is no longer finite."""
+    `net` ends in evaluation mode.  With variation, `net` needs analog layers; after the last epoch its BN statistics
+    are re-estimated over `recipe.bn_draws` fresh chips.  What is `frozen` stays so.
+    progress(n): called with the images of each minibatch.
+    Raises InputError for a bad seed or epoch, a network in half precision and whatever `look_over` refuses,
+    DivergedError where the loss is no longer finite."""
     integer("seed", seed, 0, 2**16 - 1)
     if not isinstance(recipe, Recipe):
-        raise InputError(f"recipe must be a Recipe, such as Recipe.quick(), got {recipe!r:.80}; the variation comes after it")
+        raise InputError(
+            f"recipe must be a Recipe, such as Recipe.quick(), got {recipe!r:.80}; the variation comes after it"
+        )
     until = recipe.epochs if until is None else integer("until", until, 1, recipe.epochs)
     if (dtype := dtype_of(net)) not in (torch.float32, torch.float64):
-        raise InputError(f"fit trains in float32 or float64, {type(net).__name__} is in {dtype}; call net.float() first")
+        raise InputError(
+            f"fit trains in float32 or float64, {type(net).__name__} is in {dtype}; call net.float() first"
+        )
     require_variation(variation)
-    if variation:
+    if variation.total:
         varying(net, variation)
     look_over(net, images)
     if not any(p.requires_grad for p in net.parameters()):
-        raise InputError(f"no parameter of {type(net).__name__} takes a gradient; call requires_grad_(True) on what is to be trained")
+        raise InputError(
+            f"no parameter of {type(net).__name__} takes a gradient; call requires_grad_(True) on what is to be trained"
+        )
     optimizer = _optimizer(net, recipe)
     first = _restore(net, optimizer, resume) if resume else 0
     lay = Layout(net)
     steps = max(1, len(images) // recipe.batch_size)
     train_mode(net)
     place = next(net.parameters()).device
-    with torch.random.fork_rng([place] if place.type == "cuda" else []), without(idle_relus(net, images.take(slice(0, 2)).normalized().to(dtype))):
+    with (
+        torch.random.fork_rng([place] if place.type == "cuda" else []),
+        without(idle_relus(net, images.take(slice(0, 2)).normalized().to(dtype))),
+    ):
         for epoch in range(first, until):
             for i, (x, labels) in enumerate(images.batches(recipe.batch_size, ("train", seed, epoch), recipe.augment)):
                 step, x = epoch * steps + i, lay(x)
@@ -116,7 +130,7 @@ def fit(
                     raise DivergedError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
                 if progress:
                     progress(len(labels))
-    if variation and until == recipe.epochs and recipe.bn_draws:
+    if variation.total and until == recipe.epochs and recipe.bn_draws:
         reestimate_batch_norm(net, images, variation, seed=seed, draws=recipe.bn_draws, batch_size=recipe.batch_size)
     net.eval()
     return _state(net, optimizer, until)
@@ -165,5 +179,7 @@ def _restore(net: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> 
 
 def load_network(net: nn.Module, state: State) -> nn.Module:
     """Put the network part of a state into `net` (same architecture and bits) and return it."""
-    net.load_state_dict({name[4:]: tensor for name, tensor in state.items() if name.startswith("net/")})
+    net.load_state_dict(
+        {name.removeprefix("net/"): tensor for name, tensor in state.items() if name.startswith("net/")}
+    )
     return net

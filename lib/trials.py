@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from .checks import InputError, integer, one_of
-from .controls import Control
+from .checks import InputError, frozen_dataclass, integer, one_of
 from .conversion import converted
 from .data import Dataset, public_name
 from .identity import described
 from .networks import NETWORKS, build
 from .post_training import post_training_quantize
 from .quantizers import QUANTIZER_SETS, Bits
-from .selftuning import SelfTuning
+from .selftuning import Tuning
 from .training import Recipe, State, fit, load_network
-from .variation import PURPOSES, Variation
+from .variation import NO_VARIATION, Variation
 
 METHODS = ("float", "float-VAT", "QAT", "PTQ-VAT", "QAVAT")
 NOISY = ("float-VAT", "PTQ-VAT", "QAVAT")  # trained under variation
@@ -36,7 +35,7 @@ class Trial:
     method: str
     recipe: Recipe
     bits: str | None = None
-    variation: Variation = Variation()
+    variation: Variation = NO_VARIATION
     start: Recipe | None = None
     width: float = 1.0
     train_images: int | None = None
@@ -44,12 +43,16 @@ class Trial:
     quantizers: str = "learned"
 
     def __post_init__(self):
-        one_of("method", self.method, METHODS), one_of("network", self.network, NETWORKS)
-        one_of("quantizers", self.quantizers, QUANTIZER_SETS), integer("seed", self.seed, 0, 2**16 - 1)
-        if (self.bits is not None) != (self.method in QUANTIZED):
-            raise InputError(f"{self.method} {'needs' if self.method in QUANTIZED else 'takes no'} bits, got {self.bits!r}")
-        if bool(self.variation) != (self.method in NOISY):
-            raise InputError(f"{self.method} {'needs a' if self.method in NOISY else 'trains without'} variation, got {self.variation}")
+        one_of("method", self.method, METHODS)
+        one_of("network", self.network, NETWORKS)
+        one_of("quantizers", self.quantizers, QUANTIZER_SETS)
+        integer("seed", self.seed, 0, 2**16 - 1)
+        quantized, noisy = self.method in QUANTIZED, self.method in NOISY
+        if (self.bits is not None) != quantized:
+            raise InputError(f"{self.method} {'needs' if quantized else 'takes no'} bits, got {self.bits!r}")
+        if (self.variation.total > 0) != noisy:
+            needs = "needs a" if noisy else "trains without"
+            raise InputError(f"{self.method} {needs} variation, got {self.variation}")
         if self.bits is not None:
             Bits.parse(self.bits)
 
@@ -61,7 +64,7 @@ class Trial:
         if self.start is None:
             return None
         return replace(
-            self, method="float", bits=None, variation=Variation(), recipe=self.start, start=None, quantizers="learned"
+            self, method="float", bits=None, variation=NO_VARIATION, recipe=self.start, start=None, quantizers="learned"
         )
 
     @property
@@ -76,8 +79,7 @@ class Trial:
     @property
     def label(self) -> str:
         v = self.variation
-        sigma = f" σ {v.total:.3g}{f' ρ {v.between_share:g}' if v.between else ''}" if v else ""
-        sigma += f" {v.law}" if v.law != "proportional" else ""
+        sigma = f" {v.label}" if v.total else ""
         return f"{self.method}{sigma} {self.network} {self.bits or 'float'}"
 
 
@@ -86,24 +88,25 @@ class Measurement:
     """One Monte Carlo: a trained network under a test variation.  The number of chips is no part of its identity.
 
     images: a class-balanced subset of the split, None for all of it; images_per_chip: as in `evaluate`.
-    tuning: a `SelfTuning` or a control, None for none.  purpose: "test", or "validation" with chips and images of their
-    own, for every choice made before the test set is looked at."""
+    tuning: a `SelfTuning`, a control or any `Tuning`; None for none.  purpose: "test", or "validation" with chips and
+    images of their own, for every choice made before the test set is looked at."""
 
     trial: Trial
     variation: Variation
     chips: int = 100
     images: int | None = None
     images_per_chip: int | None = None
-    tuning: SelfTuning | Control | None = None
+    tuning: Tuning | None = None
     purpose: str = "test"
 
     def __post_init__(self):
-        integer("chips", self.chips, 1), one_of("purpose", self.purpose, [p for p in PURPOSES if p in ("test", "validation")])
+        integer("chips", self.chips, 1)
+        one_of("purpose", self.purpose, ("test", "validation"))
         for name in ("images", "images_per_chip"):
             if getattr(self, name) is not None:
                 integer(name, getattr(self, name), 1)
-        if self.tuning is not None and not (is_dataclass(self.tuning) and self.tuning.__dataclass_params__.frozen):
-            raise InputError(f"a tuning must be a frozen dataclass with a label and bind(net, train), got {self.tuning!r:.80}")
+        if self.tuning is not None:
+            frozen_dataclass("a tuning", self.tuning, "SelfTuning(ReferenceCells(256))")
 
     def config(self) -> dict:
         seen = {"images": self.images, "images_per_chip": self.images_per_chip, "purpose": self.purpose}
@@ -111,23 +114,33 @@ class Measurement:
 
     @property
     def label(self) -> str:
-        v = self.variation
-        share = f" ρ {v.between_share:.3g}" if v.between else ""
-        law = f" {v.law}" if v.law != "proportional" else ""
-        return f"{self.trial.label} at{law} σ {v.total:.3g}{share}" + (f", {self.tuning.label}" if self.tuning else "")
+        return f"{self.trial.label} at {self.variation.label}" + (f", {self.tuning.label}" if self.tuning else "")
 
     def row(self) -> dict:
         """What identifies it in a table."""
         t, v = self.trial, self.variation
         return {
-            "dataset": public_name(t.dataset), "network": t.network, "width": t.width, "bits": t.bits or "float", "method": t.method,
-            "quantizers": t.quantizers, "trained_law": t.variation.law, "trained_sigma": round(t.variation.total, 9),
-            "trained_share": round(t.variation.between_share, 9), "seed": t.seed, "law": v.law, "cells": v.cells,
-            "sigma": round(v.total, 9), "share": round(v.between_share, 9), "sigma_within": v.within,
-            "sigma_between": v.between, "layers": "all" if v.layers is None else "+".join(v.layers),
-            "tuning": self.tuning.label if self.tuning else "none", "images_per_chip": self.images_per_chip or 0,
+            "dataset": public_name(t.dataset),
+            "network": t.network,
+            "width": t.width,
+            "bits": t.bits or "float",
+            "method": t.method,
+            "quantizers": t.quantizers,
+            "trained_law": t.variation.law,
+            "trained_sigma": round(t.variation.total, 9),
+            "trained_share": round(t.variation.between_share, 9),
+            "seed": t.seed,
+            "law": v.law,
+            "cells": v.cells,
+            "sigma": round(v.total, 9),
+            "share": round(v.between_share, 9),
+            "sigma_within": v.within,
+            "sigma_between": v.between,
+            "layers": "all" if v.layers is None else "+".join(v.layers),
+            "tuning": self.tuning.label if self.tuning else "none",
+            "images_per_chip": self.images_per_chip or 0,
             "split": self.purpose,
-        }  # fmt: skip
+        }
 
 
 def fresh_network(trial: Trial, dataset: Dataset) -> nn.Module:
@@ -153,13 +166,16 @@ def train(
     images = dataset.train.balanced(trial.train_images).to(device)
     start = (parent if parent is not None else fresh_network(trial, dataset)).to(device)
     if trial.method == "PTQ-VAT":
+        assert trial.bits is not None  # a trial that quantizes has bits
         draws = max(trial.recipe.bn_draws, len(images) // trial.recipe.batch_size)
         net = post_training_quantize(
             start, trial.bits, images, trial.variation, seed=trial.seed, draws=draws, quantizers=trial.quantizer_set
         )
         return {f"net/{name}": tensor for name, tensor in net.state_dict().items()}
     net = converted(start, trial.bits, _calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
-    return fit(net, images, trial.recipe, trial.variation, seed=trial.seed, resume=resume, until=until, progress=progress)
+    return fit(
+        net, images, trial.recipe, trial.variation, seed=trial.seed, resume=resume, until=until, progress=progress
+    )
 
 
 def _calibration(dataset: Dataset, n: int) -> torch.Tensor:

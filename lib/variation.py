@@ -14,7 +14,6 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from functools import partial
 
 import numpy as np
 import torch
@@ -82,8 +81,9 @@ class Chip:
 
 
 class PassingChip(Chip):
-    """A chip that training sees for one minibatch: the normals of its cells come from torch's generator, in a third of the
-    time.  They are the same again with the same torch and type of processor, as trained weights are; 2^32 sets in all."""
+    """A chip that training sees for one minibatch; its normals come from torch's generator, in a third of the time.
+
+    They are the same again with the same torch and type of processor, as trained weights are; 2^32 sets in all."""
 
     def z_within(self, layer: str, shape: tuple[int, ...]) -> Tensor:
         seed = keyed_seed("z_W", self.seed, layer)
@@ -141,7 +141,10 @@ def _register(registry: dict, what: str, name: str, function: Callable) -> None:
     except (TypeError, ValueError):
         sound = False
     if not sound:
-        raise InputError(f"a {what} needs a name other than {', '.join(BUILT_IN)} and a function of two arguments, got {name!r}, {function!r:.60}")
+        raise InputError(
+            f"a {what} needs a name other than {', '.join(BUILT_IN)} and a function of two arguments, "
+            f"got {name!r}, {function!r:.60}"
+        )
     registry[name] = function
 
 
@@ -159,7 +162,9 @@ class Variation:
     cells: str = "normal"
     layers: tuple[str, ...] | None = None
     large: bool = False
-    uses: tuple[Law, CellDistribution] = field(init=False, repr=False)  # what its names stand for, as they were registered then
+    uses: tuple[Law, CellDistribution] = field(
+        init=False, repr=False
+    )  # what its names stand for, as they were registered then
 
     def __post_init__(self):
         object.__setattr__(self, "within", _sigma("σ_within", self.within, self.large))
@@ -171,7 +176,9 @@ class Variation:
         object.__setattr__(self, "uses", (LAWS[self.law], CELLS[self.cells]))
 
     @classmethod
-    def split(cls, total: float, between_share: float, law: str = "proportional", cells: str = "normal", large: bool = False) -> Variation:
+    def split(
+        cls, total: float, between_share: float, law: str = "proportional", cells: str = "normal", large: bool = False
+    ) -> Variation:
         """σ_W = σ·√(1 − ρ), σ_B = σ·√ρ for the total σ and the between share ρ of its variance."""
         total, share = _sigma("σ", total, large), real("between_share", between_share, 0, 1)
         return cls(total * math.sqrt(1 - share), total * math.sqrt(share), law, cells, large=large)
@@ -187,10 +194,13 @@ class Variation:
     @property
     def between_share(self) -> float:
         """ρ = σ_B²/σ²; 0 without variation."""
-        return (self.between / self.total) ** 2 if self else 0.0
+        return (self.between / self.total) ** 2 if self.total else 0.0
 
-    def __bool__(self) -> bool:
-        return self.total > 0
+    @property
+    def label(self) -> str:
+        """Its name in lists."""
+        law = f"{self.law} " if self.law != "proportional" else ""
+        return f"{law}σ {self.total:.3g}" + (f" ρ {self.between_share:.3g}" if self.between else "")
 
     def shared(self, chip: Chip) -> float:
         """e_B = σ_B·z_B, the part that all cells of a chip have in common."""
@@ -209,11 +219,14 @@ class Variation:
 
     def varies(self, layer: str) -> bool:
         """Whether the cells of a layer deviate at all."""
-        return bool(self) and (self.layers is None or layer in self.layers)
+        return self.total > 0 and (self.layers is None or layer in self.layers)
 
     def deviate(self, chip: Chip, layer: str, like: Tensor) -> Callable[[Tensor], Tensor] | None:
         """What the layer's first slot holds on this chip: q_w(w) ↦ w̃; None where nothing varies."""
-        return partial(self.uses[0], e=self.deviation(chip, layer, like)) if self.varies(layer) else None
+        if not self.varies(layer):
+            return None
+        law, e = self.uses[0], self.deviation(chip, layer, like)
+        return lambda w: law(w, e)
 
 
 def require_variation(variation) -> None:

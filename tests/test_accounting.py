@@ -11,7 +11,8 @@ from torch import nn
 from lib import to_analog
 from lib.accounting import cost, knee, predicted_error, simulated_errors
 from lib.controls import traffic
-from lib.selftuning import Oracle, ReferenceCells, ReferenceColumns, SelfTuning, effective_cells
+from lib.estimators import Oracle, ReferenceCells, ReferenceColumns, effective_cells
+from lib.selftuning import SelfTuning
 from lib.variation import LAWS
 
 

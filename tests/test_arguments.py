@@ -46,7 +46,7 @@ from lib import (
 )  # fmt: skip
 from lib.analog import evaluating
 from lib.cells import Cells
-from lib.folding import way, written
+from lib.folding import folded, plan
 
 X, W = torch.randn(6, 4, 9, 9, generator=torch.Generator().manual_seed(0)), torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(1))
 Z = torch.randn(1000, generator=torch.Generator().manual_seed(2))
@@ -126,8 +126,8 @@ CALLS = {
     "converted": (conversion.converted, network("float"), None),
     "layout": (analog.layout, network(), X),
     "channels_last": (analog.channels_last, X),
-    "way": (way, network(), X),
-    "written": (lambda net, x: written(net, None, way(net, x)).__enter__() and None, network().eval(), X),
+    "plan": (plan, network(), X),
+    "written": (lambda net, x: folded(net, None, plan(net, x)).__enter__() and None, network().eval(), X),
     "save_analog": (lambda net, path: save_analog(net, path), network(), "net.safetensors"),
     "load_analog": (lambda net, path: load_analog(net, path), network("float"), "net.safetensors"),
     # measuring and training

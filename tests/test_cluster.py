@@ -153,7 +153,8 @@ import sys
 from dataclasses import dataclass
 from lib import Recipe, Variation
 from lib.experiments import engine
-from lib.selftuning import ReadOnce, SelfTuning
+from lib.estimators import ReadOnce
+from lib.selftuning import SelfTuning
 from lib.trials import Measurement, Trial
 
 @dataclass(frozen=True)

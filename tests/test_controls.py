@@ -9,7 +9,8 @@ from lib.accounting import cost
 from lib.analog import crossbars, evaluating
 from lib.controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold, traffic
 from lib.identity import described
-from lib.selftuning import Oracle, ReferenceCells, ReferenceColumns, SelfTuning, peak
+from lib.estimators import Oracle, ReferenceCells, ReferenceColumns
+from lib.selftuning import SelfTuning, peak
 from lib.variation import PassingChip
 
 ALL = [StaticFold(Oracle(), 32), OutputGain(8), PerChipBatchNorm(64, 32), PerChipBatchNorm(32, 32), NoisyBatchNorm(Variation(0.3), 4)]

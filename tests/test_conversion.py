@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from lib import Chip, Variation, build, programmed, report, to_analog
 from lib.analog import crossbars, evaluating
 from lib.companion.your_own_network import Branched
-from lib.folding import way, written
+from lib.folding import folded, plan
 from lib.quantizers import LearnedStep
 
 
@@ -171,10 +171,10 @@ def test_the_cells_of_every_analog_layer_change_the_output(name, bits):
 def test_folded_and_plain_evaluation_agree(name, bits):
     net, x = alive(name)
     analog, x = to_analog(net.double(), bits, x).eval(), x.double()
-    how = way(analog, x)
+    how = plan(analog, x)
     with evaluating(analog), programmed(analog, Chip(2), Variation(0.2, 0.1)):
         plain = tensors(analog(x))
-        with written(analog, None, how):
+        with folded(analog, None, how):
             folded = tensors(analog(x.contiguous(memory_format=how.layout)))
     torch.testing.assert_close(folded, plain, rtol=1e-12, atol=1e-12 * float(plain.abs().max()))
 
@@ -349,7 +349,7 @@ class Experts(nn.Module):
         y = x.new_zeros(x.shape)
         for way, chosen in zip(self.ways, (first, ~first)):
             if chosen.any():
-                y[chosen] = way(x[chosen])
+                y[chosen] = plan(x[chosen])
         return self.head(y)
 
 

@@ -11,7 +11,8 @@ from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
 from lib.experiments import engine, timing, workers
 from lib.experiments.store import Store
-from lib.selftuning import Oracle, ReadOnce, ReferenceCells, SelfTuning
+from lib.estimators import Oracle, ReadOnce, ReferenceCells
+from lib.selftuning import SelfTuning
 from lib.trials import Measurement, Trial
 
 RECIPE = Recipe(epochs=2, batch_size=32, bn_draws=2)

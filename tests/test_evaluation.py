@@ -24,7 +24,7 @@ from lib import (
 )
 from lib.controls import OutputGain
 from lib.evaluation import best_precision
-from lib.selftuning import ReferenceCells
+from lib.estimators import ReferenceCells
 from lib.training import Recipe
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from lib import Chip, Variation, build, load_analog, programmed, save_analog, to_analog
 
 CASES = [("lenet5", "A4W2", "learned"), ("lenet5", "A1W1", "learned"), ("lenet5", "A4W4", "line-search"),
-         ("lenet5-classic", "A1W1", "legacy-may"), ("lenet5-classic", "A4W4", "legacy"), ("resnet18", None, "learned")]  # fmt: skip
+         ("lenet5-classic", "A1W1", "legacy-channels"), ("lenet5-classic", "A4W4", "legacy"), ("resnet18", None, "learned")]  # fmt: skip
 
 
 @pytest.mark.parametrize("name,bits,quantizers", CASES, ids=str)

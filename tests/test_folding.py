@@ -18,7 +18,7 @@ from lib import (
 )
 from lib.analog import crossbars, evaluating
 from lib.companion.your_own_network import Branched
-from lib.folding import Chain, way, written
+from lib.folding import Chain, folded, plan
 from lib.variation import LAWS
 
 TUNINGS = (None, SelfTuning(Oracle()), SelfTuning(ReferenceCells(8)), SelfTuning(ReferenceColumns(2)))
@@ -53,14 +53,14 @@ def test_networks_compute_the_same(name, law):
     x = torch.randn(16, 3 if name == "branched" else 1, 28, 28, generator=torch.Generator().manual_seed(1))
     net = lively(make(), x)
     x = x.double()
-    found = way(net, x)
+    found = plan(net, x)
     chained = found.chains.values()
     assert [sum(c.norm is not None for c in chained), sum(c.reader is not None for c in chained), sum(len(c.relus) for c in chained)] == counts
     with evaluating(net):
         for tuning in TUNINGS:
             with programmed(net, Chip(3), Variation.split(0.2, 0.5, law), tuning):
                 slowly = net(x)
-                with written(net, None, found):
+                with folded(net, None, found):
                     # a value within 1e-12 of a rounding edge may fall to the other side; none does here
                     torch.testing.assert_close(net(x), slowly, atol=1e-8, rtol=1e-8)
                 torch.testing.assert_close(net(x), slowly, atol=0, rtol=0)  # and nothing stays behind
@@ -71,7 +71,7 @@ def test_a_correction_that_does_not_fold_leaves_its_norm_alone(images):
     tuner = OutputGain(4).bind(net.float(), images)
     with evaluating(net), programmed(net, Chip(3), Variation(0.2), tuner):
         slowly = net(images.normalized())
-        with written(net, None, way(net, images.normalized()[:2])):
+        with folded(net, None, plan(net, images.normalized()[:2])):
             torch.testing.assert_close(net(images.normalized()), slowly, atol=1e-4, rtol=1e-4)
 
 
@@ -132,7 +132,7 @@ def linear():
 def test_what_is_not_certain_is_not_folded(kind):
     x = torch.randn(4, 3, 8, 8)
     net = to_analog(kind(), "A4W4", x)
-    assert way(net, x).chains == {} and net.training and len(list(crossbars(net))) >= 1
+    assert plan(net, x).chains == {} and net.training and len(list(crossbars(net))) >= 1
 
 
 class Shortcut(nn.Module):
@@ -177,20 +177,20 @@ def watched():
 def test_a_layer_divides_only_for_one_that_clamps_what_it_alone_reads(kind):
     x = torch.randn(4, 3, 8, 8)
     net = to_analog(kind(), "A4W4", x).double().eval()
-    how = way(net, x.double())
+    how = plan(net, x.double())
     assert how.chains == {}
-    with evaluating(net), written(net, None, how):
-        folded = net(x.double())
+    with evaluating(net), folded(net, None, how):
+        quickly = net(x.double())
     with evaluating(net):
-        torch.testing.assert_close(folded, net(x.double()), atol=1e-10, rtol=1e-10)
+        torch.testing.assert_close(quickly, net(x.double()), atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("bits", ["A4W4", "A1W1"])
 def test_a_signed_quantizer_needs_its_negative_values(bits):
     x = torch.randn(4, 3, 8, 8)
-    assert way(to_analog(between(), bits, x), x).chains == {}
+    assert plan(to_analog(between(), bits, x), x).chains == {}
     net = to_analog(between(nn.ReLU(), nn.MaxPool2d(3, 1)), bits, x)
-    assert way(net, x).chains == {net[0]: Chain(None, (net[1], net[2]), net[3])}
+    assert plan(net, x).chains == {net[0]: Chain(None, (net[1], net[2]), net[3])}
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d((2, 2), (2, 2)), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 1)])
@@ -200,7 +200,7 @@ def test_pooling_gives_the_same_maxima(pool, size):
     net = to_analog(nn.Sequential(pool, nn.Conv2d(3, 2, 1)), "A4W4", x).double().eval()
     with evaluating(net):
         slowly = net(x.double())
-        with written(net):
+        with folded(net):
             assert torch.allclose(net(x.double()), slowly, atol=1e-12)
             assert torch.equal(net[0](x), pool(x))
 
@@ -219,7 +219,7 @@ def test_tracing_leaves_nothing_in_the_network():
     x = torch.randn(4, 3, 8, 8)
     net = to_analog(Remembers(), "A4W4", x)
     net.seen = None
-    way(net, x)
+    plan(net, x)
     assert type(net.seen) is torch.Tensor
 
 
@@ -230,10 +230,10 @@ def test_an_interrupt_while_writing_restores_everything():
     def interrupt(w):
         raise KeyboardInterrupt
 
-    before, how = net(x), way(net, x)
+    before, how = net(x), plan(net, x)
     assert how.chains
     net[2].deviate = interrupt
-    with pytest.raises(KeyboardInterrupt), written(net, None, how):
+    with pytest.raises(KeyboardInterrupt), folded(net, None, how):
         pass
     net[2].deviate = None
     assert torch.equal(net(x), before) and not any("forward" in vars(m) for m in net.modules())
@@ -242,4 +242,4 @@ def test_an_interrupt_while_writing_restores_everything():
 def test_a_network_without_running_statistics_is_left_alone():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     x = torch.randn(4, 3, 8, 8)
-    assert way(to_analog(net, "A4W4", x), x).chains == {}
+    assert plan(to_analog(net, "A4W4", x), x).chains == {}

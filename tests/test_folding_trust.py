@@ -7,7 +7,7 @@ from torch import nn
 
 from lib import Chip, Recipe, Variation, evaluate, fit, programmed, to_analog
 from lib.analog import evaluating
-from lib.folding import way, written
+from lib.folding import folded, plan
 
 
 class Masked(Shortcut):
@@ -89,10 +89,10 @@ def test_what_no_trace_shows_is_tried_before_it_is_trusted(kind):
     x = torch.randn(6, 3, 8, 8)
     net = to_analog(kind(), "A4W4", x).double().eval()
     x = x.double()
-    how = way(net, x)
+    how = plan(net, x)
     with evaluating(net), programmed(net, Chip(1), Variation(0.2)):
         slowly = net(x)
-        with written(net, None, how):
+        with folded(net, None, how):
             torch.testing.assert_close(net(x.contiguous(memory_format=how.layout)), slowly, atol=1e-8, rtol=1e-8)
     assert bool(how.chains) == (kind is Keywords) and (how.layout is torch.contiguous_format) == (kind is Flat)
 
@@ -129,10 +129,10 @@ def test_a_forward_that_somebody_has_changed_stays(i):
     x = torch.randn(6, 3, 8, 8)
     net = to_analog(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)), "A4W4", x).double().eval()
     changed = patched(net[i]).forward
-    how = way(net, x.double())
+    how = plan(net, x.double())
     with evaluating(net):
         slowly = net(x.double())
-        with written(net, None, how):
+        with folded(net, None, how):
             torch.testing.assert_close(net(x.double()), slowly, atol=1e-10, rtol=1e-10)
     assert net[i].forward is changed and not how.chains
 
@@ -140,7 +140,7 @@ def test_a_forward_that_somebody_has_changed_stays(i):
 def test_a_tuner_may_change_what_a_chain_passes():
     x = torch.randn(6, 3, 8, 8)
     net = to_analog(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), "A4W4", x).double().eval()
-    how = way(net, x.double())
+    how = plan(net, x.double())
     assert how.chains
     hook = net[1].register_forward_hook(lambda module, args, y: y + 0.3)
     for change in (lambda: None, hook.remove, lambda: setattr(net[2].quantize_input, "signed", True),
@@ -148,5 +148,5 @@ def test_a_tuner_may_change_what_a_chain_passes():
         change()
         with evaluating(net):
             slowly = net(x.double())
-            with written(net, None, how):
+            with folded(net, None, how):
                 torch.testing.assert_close(net(x.double()), slowly, atol=1e-10, rtol=1e-10)

@@ -23,7 +23,8 @@ from lib.checks import InputError
 from lib.content import code_of
 from lib.controls import Control
 from lib.identity import described
-from lib.selftuning import Gain, Oracle, ReadOnce, ReferenceCells, SelfTuning
+from lib.estimators import Oracle, ReadOnce, ReferenceCells
+from lib.selftuning import Gain, SelfTuning
 from lib.training import Recipe
 from lib.trials import Measurement, Trial
 from lib.variation import CELLS, LAWS

@@ -14,7 +14,7 @@ import numpy as np, torch
 from scipy.stats import norm
 from torch import nn
 from lib.content import code_of
-from lib.selftuning import ReadOnce
+from lib.estimators import ReadOnce
 
 class Level(enum.Enum):
     LOW = frozenset({"a", "b", "c"})

@@ -13,9 +13,10 @@ from lib import Chip, Variation, evaluate, programmed, to_analog
 from lib.accounting import column_positions, floored_chips, predicted_error
 from lib.analog import channels_last, evaluating
 from lib.controls import traffic
-from lib.folding import written
+from lib.folding import folded
 from lib.identity import described
-from lib.selftuning import Gain, Offset, Oracle, ReadOnce, ReferenceCells, ReferenceColumns, SelfTuning, effective_cells
+from lib.estimators import Oracle, ReadOnce, ReferenceCells, ReferenceColumns, effective_cells
+from lib.selftuning import Gain, Offset, SelfTuning
 from lib.variation import LAWS
 
 SHARED = {law: Variation(between=0.3, law=law) for law in LAWS}
@@ -72,9 +73,9 @@ def test_written_layers_compute_the_same(kind, signed, law):
     for tuning in (None, *map(SelfTuning, ESTIMATORS)):
         with evaluating(net), programmed(net, Chip(3), Variation.split(0.3, 0.5, law), tuning):
             slowly = net(x)
-            with written(net):
+            with folded(net):
                 torch.testing.assert_close(net(x), slowly, atol=2e-5, rtol=1e-4)
-            with written(net, torch.bfloat16):  # of convolutions: their cells and results are rounded to 8 bits
+            with folded(net, torch.bfloat16):  # of convolutions: their cells and results are rounded to 8 bits
                 rounded = net(channels_last(x) if x.dim() == 4 else x).float()
             assert (rounded - slowly).abs().max() <= 0.03 * slowly.abs().max()
             torch.testing.assert_close(net(x), slowly, atol=0, rtol=0)  # and nothing stays behind
@@ -167,7 +168,7 @@ def test_everything_is_paired():
             for tuner in (None, SelfTuning(Oracle()), SelfTuning(ReferenceCells(8)), SelfTuning(ReferenceColumns(2))):
                 variation = Variation(within, between, law)
                 with programmed(net, chip, variation, tuner):
-                    e = net.deviate.keywords["e"]
+                    e = net.deviate(torch.ones_like(net.weight)) - 1  # under either law
                     assert (net.correct is None) == (tuner is None)
                 seen.append((e - variation.shared(chip)) / within)
     for z in seen:

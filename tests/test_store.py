@@ -223,7 +223,7 @@ def test_clean_removes_everything(tmp_path):
 
 MINE = """
 from dataclasses import dataclass
-from lib.selftuning import ReadOnce
+from lib.estimators import ReadOnce
 @dataclass(frozen=True)
 class Mine(ReadOnce):
     label = "mine"

@@ -11,7 +11,8 @@ import pandas as pd
 from ..checks import InputError
 from ..controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
 from ..networks import NAMES
-from ..selftuning import Oracle, ReferenceCells, ReferenceColumns, SelfTuning
+from ..estimators import Oracle, ReferenceCells, ReferenceColumns
+from ..selftuning import SelfTuning
 from ..trials import NOISY, QUANTIZED, Measurement, Trial
 from ..variation import Variation
 from .profiles import CLAIM_SHARE, Profile, Setting

@@ -12,7 +12,8 @@ from ..accounting import column_positions, cost, knee, predicted_error, simulate
 from ..analog import crossbars
 from ..controls import traffic
 from ..data import Dataset
-from ..selftuning import Oracle, ReferenceCells, ReferenceColumns, SelfTuning
+from ..estimators import Oracle, ReferenceCells, ReferenceColumns
+from ..selftuning import SelfTuning
 from ..statistics import Claim, Estimate, bootstrap_mean, mean, paired_difference, recovery
 from ..trials import Measurement
 from ..variation import Chip, Variation

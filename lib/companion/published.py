@@ -46,7 +46,7 @@ class Protocol:
 PROTOCOLS = {
     "LeNet-5": Protocol(
         "lenet5-classic", "mnist", Recipe(epochs=91, optimizer="adam", lr=1e-3, period=30, decay=0.1, **_PLAIN),
-        "legacy-may",
+        "legacy-channels",
     ),
     "VGG-11": Protocol(
         "vgg11", "cifar10",

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ..accounting import floored_chips
-from ..selftuning import Gain, Oracle, ReferenceCells, SelfTuning
+from ..estimators import Oracle, ReferenceCells
+from ..selftuning import Gain, SelfTuning
 from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, paired_difference, recovery
 from ..trials import Measurement
 from ..variation import Variation

@@ -28,7 +28,8 @@ from ..experiments.workers import pinned
 from ..fitting import Fit
 from ..identity import described
 from ..post_training import post_training_quantize
-from ..selftuning import ReferenceCells, SelfTuning
+from ..estimators import ReferenceCells
+from ..selftuning import SelfTuning
 from ..sources import MEASURING_SOURCES, require_unchanged
 from ..statistics import Claim, bootstrap_mean, paired_difference, quantile
 from ..training import Recipe, State, fit, load_network

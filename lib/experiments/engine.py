@@ -39,7 +39,12 @@ def measurement_key(m: Measurement, store: Store) -> str | None:
     """Of the counts of a network as the store holds it; None where it is still to be trained."""
     if (content := store.checkpoint_digest(trial_key(m.trial))) is None:
         return None
-    config = {"trial": trial_key(m.trial), "checkpoint": content, "measurement": m.config(), "dtype": precision(m.trial)}
+    config = {
+        "trial": trial_key(m.trial),
+        "checkpoint": content,
+        "measurement": m.config(),
+        "dtype": precision(m.trial),
+    }
     return key_of(config, MEASURING_SOURCES)
 
 
@@ -80,7 +85,9 @@ def merged(measurements: Iterable[Measurement]) -> list[Measurement]:
         try:
             hash(m)
         except TypeError as error:
-            raise InputError(f"a tuning of {m.label} has a field that may change ({error}); use tuples in the place of lists and arrays") from None
+            raise InputError(
+                f"a tuning of {m.label} has a field that may change ({error}); use tuples in the place of lists and arrays"
+            ) from None
         bare = replace(m, chips=1)
         chips[bare] = max(m.chips, chips.get(bare, 0))
     return [replace(bare, chips=n) for bare, n in chips.items()]
@@ -135,7 +142,9 @@ def _compute(work: Work, store: Store, progress: bool) -> None:
             _Run(client, work, store, bar).finish()
         except KilledWorker as error:
             said = " ".join(str(error).split())[:200]
-            raise RunError(f"workers died again and again on one task: for lack of memory (try --jobs 1), or in a library (--jobs 0 shows it): {said}") from error
+            raise RunError(
+                f"workers died again and again on one task: for lack of memory (try --jobs 1), or in a library (--jobs 0 shows it): {said}"
+            ) from error
 
 
 class _Run:
@@ -188,7 +197,15 @@ class _Run:
         state = self.store.progress(key)
         epoch = int(state["epoch"]) + 1 if state else 1
         start = None if state else self.held(parent, trial_key(trial.parent)) if parent else None
-        arguments = trial, workers.about(trial), dataset_of(trial).fingerprint, start, self.held(state, f"{key}-{epoch - 1}"), epoch, self.device
+        arguments = (
+            trial,
+            workers.about(trial),
+            dataset_of(trial).fingerprint,
+            start,
+            self.held(state, f"{key}-{epoch - 1}"),
+            epoch,
+            self.device,
+        )
         last = trial.method == "PTQ-VAT" or epoch == trial.recipe.epochs
 
         def store(state: State) -> None:
@@ -256,7 +273,9 @@ def kept(made: Callable, trials: Mapping[Hashable, Trial], **arguments):
 
     package, _, module = made.__module__.partition(".")
     if package != FOLDER.name:
-        raise InputError(f"{made.__name__} of {made.__module__} cannot be kept: allowed are functions of {FOLDER.name}; call it with the networks instead")
+        raise InputError(
+            f"{made.__name__} of {made.__module__} cannot be kept: allowed are functions of {FOLDER.name}; call it with the networks instead"
+        )
     store, sources = Store(), (*MEASURING_SOURCES, "accounting", module)
     require_unchanged(sources)
     for t in trials.values():

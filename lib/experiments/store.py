@@ -171,8 +171,12 @@ class Store:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StorageError(f"cannot read {shelf} ({error.strerror or error}); see to its rights, or name another folder with {CACHE_VARIABLE}") from error
-        return sorted(shelf / name for name in names if name.startswith(f"{key}.") and name.endswith((".safetensors", ".csv")))
+            raise StorageError(
+                f"cannot read {shelf} ({error.strerror or error}); see to its rights, or name another folder with {CACHE_VARIABLE}"
+            ) from error
+        return sorted(
+            shelf / name for name in names if name.startswith(f"{key}.") and name.endswith((".safetensors", ".csv"))
+        )
 
     def _shelf(self, kind: str, key: str) -> Path:
         """One of 256 folders: thousands of entries in one would make each look-up slow."""
@@ -189,7 +193,9 @@ class Store:
         except FileNotFoundError:  # another run has just replaced it
             return None
         except OSError as error:
-            raise StorageError(f"cannot read {path} ({error.strerror or error}); see to its rights, or name another folder with {CACHE_VARIABLE}") from error
+            raise StorageError(
+                f"cannot read {path} ({error.strerror or error}); see to its rights, or name another folder with {CACHE_VARIABLE}"
+            ) from error
         if hashlib.sha256(content).hexdigest()[:16] == path.name.split(".")[-2]:
             return content
         self._report(path)

@@ -58,7 +58,12 @@ def at_hand(dataset: str) -> bool:
     from torchvision import datasets
 
     try:
-        {"fashion-mnist": datasets.FashionMNIST, "mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset](folder)
+        {
+            "fashion-mnist": datasets.FashionMNIST,
+            "mnist": datasets.MNIST,
+            "cifar10": datasets.CIFAR10,
+            "cifar100": datasets.CIFAR100,
+        }[dataset](folder)
     except RuntimeError:
         return False
     return True
@@ -67,7 +72,7 @@ def at_hand(dataset: str) -> bool:
 def training_seconds(trial: Trial, device: str = "cpu") -> float:
     images, draws = trial.train_images or shape(trial.dataset).train, trial.recipe.bn_draws * trial.recipe.batch_size
     passes = 2 * max(draws, images) if trial.method == "PTQ-VAT" else STEP_COST * images * trial.recipe.epochs
-    passes += draws if trial.variation and trial.method != "PTQ-VAT" else 0
+    passes += draws if trial.variation.total and trial.method != "PTQ-VAT" else 0
     return passes * forward_seconds(trial.network, trial.width, trial.dataset, device)
 
 

@@ -39,7 +39,12 @@ def pinned() -> Iterator[None]:
 
 def identity() -> dict[str, str]:
     """What must agree between client and worker for the numbers to be those of this code."""
-    return {"lib": source_digest(sorted(SOURCES))[:12], "torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {
+        "lib": source_digest(sorted(SOURCES))[:12],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def about(task: Trial | Measurement) -> str:
@@ -91,7 +96,9 @@ def network(trial: Trial, fingerprint: str, checkpoint: Held) -> nn.Module:
     return restored(trial, dataset(trial.dataset, fingerprint), checkpoint.state)
 
 
-def trained(trial: Trial, code: str, fingerprint: str, parent: Held | None, state: Held | None, until: int, device: str) -> State:
+def trained(
+    trial: Trial, code: str, fingerprint: str, parent: Held | None, state: Held | None, until: int, device: str
+) -> State:
     """One segment of a training: from `state`, or else from its parent's checkpoint, to epoch `until`; code: `about` it."""
     require_same(trial, code)
     with pinned():
