@@ -160,8 +160,8 @@ def _installed(module: str) -> str | None:
         return None
     if top == __package__:
         if not name or name in MEASURING_SOURCES:
-            return module
-        return f"{module} {source_digest([name if name in SOURCES else f'{name}.__init__'])}"
+            return _spelled(module)
+        return f"{_spelled(module)} {source_digest([name if name in SOURCES else f'{name}.__init__'])}"
     if top in sys.stdlib_module_names:
         return module
     found = sys.modules.get(top)
@@ -172,6 +172,12 @@ def _installed(module: str) -> str | None:
     if file and {"site-packages", "dist-packages"} & set(Path(file).parts):
         return f"{module} {_version(top)}"
     return None
+
+
+def _spelled(name: str) -> str:
+    """A dotted name as keys hold it: this package is `lib` there, under whichever name it was imported."""
+    top, dot, rest = name.partition(".")
+    return f"lib{dot}{rest}" if top == __package__ else name
 
 
 def _version(top: str) -> str:
@@ -201,7 +207,8 @@ def _function(f: types.FunctionType, seen: Seen) -> Iterator[str]:
 
 def _code(code: types.CodeType, doc: str | None = None) -> Iterator[str]:
     """Instructions, signature, names and constants; the docstring does not count."""
-    yield f"{code.co_name} {code.co_code.hex()} {code.co_exceptiontable.hex()} {code.co_names} {code.co_varnames} {code.co_freevars}"
+    names, local, free = (tuple(map(_spelled, part)) for part in (code.co_names, code.co_varnames, code.co_freevars))
+    yield f"{code.co_name} {code.co_code.hex()} {code.co_exceptiontable.hex()} {names} {local} {free}"
     yield f"{code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount} {code.co_flags}"
     for i, constant in enumerate(code.co_consts):
         if isinstance(constant, types.CodeType):
@@ -216,10 +223,9 @@ def _globals(code: types.CodeType, names: dict) -> Iterator[tuple[str, object]]:
     for i, step in enumerate(steps):
         if step.opname == "IMPORT_NAME":
             if _installed(step.argval) is None:
-                raise InputError(
-                    f"{code.co_name} imports {step.argval or 'a module'} within itself; import it at the top, so that a key can hold its code"
-                )
-            yield step.argval, _installed(step.argval)
+                imports = f"{code.co_name} imports {step.argval or 'a module'} within itself"
+                raise InputError(f"{imports}; import it at the top, so that a key can hold its code")
+            yield _spelled(step.argval), _installed(step.argval)
         if step.opname not in ("LOAD_GLOBAL", "LOAD_NAME") or step.argval not in names:
             continue
         name, value = step.argval, names[step.argval]
@@ -229,7 +235,7 @@ def _globals(code: types.CodeType, names: dict) -> Iterator[tuple[str, object]]:
             if not hasattr(value, following.argval):
                 break
             name, value = f"{name}.{following.argval}", getattr(value, following.argval)
-        yield name, value
+        yield _spelled(name), value
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _globals(constant, names)

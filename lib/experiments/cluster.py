@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from ..checks import InputError, RunError, integer
+from ..sources import PACKAGE
 from . import workers
 
 JOBS_VARIABLE = "ANALOG_PIM_JOBS"
@@ -177,7 +178,7 @@ def _verify(client, fix: str) -> None:
             raise RunError(f"worker {address} has {threads} threads; {instead}")
     for address, theirs in client.run(workers.identity, on_error="return").items():
         if isinstance(theirs, Exception):
-            raise RunError(f"worker {address} cannot import this project ({theirs}); {fix}")
+            raise RunError(f"worker {address} cannot import this project as {PACKAGE} ({theirs}); {fix}")
         for what, version in mine.items():
             if theirs[what] != version:
                 raise RunError(f"worker {address} has {what} {theirs[what]}, this client {version}; {fix}")

@@ -16,7 +16,7 @@ import numpy as np
 from ..checks import InputError, RunError
 from ..data import Dataset, fingerprint, load
 from ..evaluation import Counts
-from ..sources import FOLDER, MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
+from ..sources import MEASURING_SOURCES, PACKAGE, TRAINING_SOURCES, require_unchanged
 from ..training import State
 from ..trials import Measurement, Trial, restored
 from . import cluster, timing, workers
@@ -272,10 +272,9 @@ def kept(made: Callable, trials: Mapping[Hashable, Trial], **arguments):
     import pandas as pd
 
     package, _, module = made.__module__.partition(".")
-    if package != FOLDER.name:
-        raise InputError(
-            f"{made.__name__} of {made.__module__} cannot be kept: allowed are functions of {FOLDER.name}; call it with the networks instead"
-        )
+    if package != PACKAGE:
+        instead = f"allowed are functions of {PACKAGE}; call it with the networks instead"
+        raise InputError(f"{made.__name__} of {made.__module__} cannot be kept: {instead}")
     store, sources = Store(), (*MEASURING_SOURCES, "accounting", module)
     require_unchanged(sources)
     for t in trials.values():

@@ -19,7 +19,7 @@ from ..checks import InputError, RunError
 from ..data import Dataset, Images, load
 from ..evaluation import Counts, evaluate
 from ..identity import described
-from ..sources import SOURCES, source_digest
+from ..sources import PACKAGE, SOURCES, source_digest
 from ..training import State
 from ..trials import Measurement, Trial, restored, train
 from .store import key_of
@@ -40,7 +40,7 @@ def pinned() -> Iterator[None]:
 def identity() -> dict[str, str]:
     """What must agree between client and worker for the numbers to be those of this code."""
     return {
-        "lib": source_digest(sorted(SOURCES))[:12],
+        PACKAGE: source_digest(sorted(SOURCES))[:12],
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -55,9 +55,9 @@ def about(task: Trial | Measurement) -> str:
 def require_same(task: Trial | Measurement, expected: str) -> None:
     if about(task) != expected:
         raise RunError(
-            "a worker has other code than the client for this task: a file, of lib or of your own, has changed since it was "
-            "imported, or differs between the machines (or a dictionary that your code fills as it runs has changed its key: use "
-            "functools.cache); start again (a notebook: restart the kernel)"
+            f"a worker has other code than the client for this task: a file, of {PACKAGE} or of your own, has changed since "
+            "it was imported, or differs between the machines (or a dictionary that your code fills as it runs has changed "
+            "its key: use functools.cache); start again (a notebook: restart the kernel)"
         )
 
 
