@@ -47,12 +47,12 @@ def test_the_table_does_not_depend_on_the_number_of_workers(jobs, expected, tmp_
 
 
 @contextmanager
-def scheduler(folder, nthreads=1, n=2):
+def scheduler(folder, nthreads=1, n=2, python=sys.executable, **variables):
     """A scheduler on loopback and its worker processes; yields (address, workers)."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, "env": environment}
     described = folder / "scheduler.json"
-    dask = [sys.executable, "-m", "dask"]
+    dask = [str(python), "-m", "dask"]
     started = [
         subprocess.Popen([*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(described)], **silent)
     ]

@@ -1,11 +1,7 @@
 """Networks, images and cells that a user brings: notebook 08 and the interface behind it."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
-from conftest import ROOT, environment
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -131,25 +127,3 @@ def test_a_float_module_of_any_kind_is_fine_tuned(images):
     analog = to_analog(net, "A4W4", images.normalized())
     fit(analog, images, Recipe(epochs=4, batch_size=16, bn_draws=2), Variation(0.3))
     assert evaluate(analog, images, Variation(0.3), 20).accuracy.mean() > 60
-
-
-def test_a_plain_installation_works_elsewhere(tmp_path):
-    """pip install into an empty folder, then a torchvision network from another folder; data and cache of the user."""
-    site, home = tmp_path / "site", tmp_path / "home"
-    home.mkdir()
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(ROOT)]
-    subprocess.run(pip, check=True, capture_output=True)
-    code = (
-        "import lib, torch, torchvision\n"
-        "from lib.data import data_folder\n"
-        "from lib.experiments.store import cache_folder\n"
-        "net = lib.to_analog(torchvision.models.resnet18(num_classes=3), 'A4W4', torch.randn(2, 3, 32, 32))\n"
-        "print(lib.__file__, data_folder(), cache_folder(), sum(r.cells for r in lib.report(net)), sep='\\n')\n"
-    )
-    env = environment(site) | {"HOME": str(home)}
-    env.pop("XDG_CACHE_HOME", None)
-    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    where, data, cache, cells = out.stdout.split("\n")[:4]
-    assert where.startswith(str(site)) and int(cells) == 11_168_448
-    assert all(str(home) in path and "analog-pim-companion" in path for path in (data, cache))
