@@ -1,8 +1,8 @@
 """A digest of code and content of the user's own, as far as a result can depend on it.
 
-Code counts as it was compiled, rather than by its text: it is there in every shell, and an edited file does not change it.
-A function counts with its defaults, closure and globals, a class with its bases and members, an object with its state, each
-as deep as it goes; of what is installed, name and version.
+Code counts as it was compiled, rather than by its text: it is there in every shell, and an edited file does not change
+it.  A function counts with its defaults, closure and globals, a class with its bases and members, an object with its
+state, each as deep as it goes; of what is installed, name and version.
 """
 
 from __future__ import annotations
@@ -29,24 +29,21 @@ from .checks import InputError
 from .sources import MEASURING_SOURCES, SOURCES, source_digest
 
 PLAIN = (bool, int, float, str, bytes, complex, type(None), type(Ellipsis), type(NotImplemented))
-BUILT_IN = (
-    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType,
-    types.MethodWrapperType, np.ufunc, torch.dtype, torch.device, torch.layout, torch.memory_format,
-)  # fmt: skip
-MACHINERY = (
-    "<string>",
-    dataclasses.__file__,
-    enum.__file__,
-    collections.__file__,
-)  # files of methods that Python makes
-ASIDE = (  # of a class: what follows from its fields or bases, or is left behind by its use
-    "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__dataclass_fields__", "__dataclass_params__",
-    "__match_args__", "__slots__", "__slotnames__", "__parameters__", "__abstractmethods__", "_abc_impl", "_is_protocol",
-    "_is_runtime_protocol", "__protocol_attrs__", "__non_callable_proto_members__", "__orig_bases__", "__firstlineno__",
-    "__static_attributes__", "__annotate__", "__annotate_func__", "__repr__",
-)  # fmt: skip
-MADE = ("__init__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__", "__lt__", "__le__", "__gt__", "__ge__",
-        "__getstate__", "__setstate__", "__new__", "_make", "_replace", "_asdict", "__getnewargs__")  # fmt: skip
+BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, np.ufunc)
+BUILT_IN += (types.ClassMethodDescriptorType, types.MethodWrapperType)
+BUILT_IN += (torch.dtype, torch.device, torch.layout, torch.memory_format)
+# files of methods that Python makes
+MACHINERY = ("<string>", dataclasses.__file__, enum.__file__, collections.__file__)
+ASIDE = frozenset(  # of a class: what follows from its fields or bases, or is left behind by its use
+    "__dict__ __weakref__ __doc__ __module__ __annotations__ __dataclass_fields__ __dataclass_params__ __match_args__ "
+    "__slots__ __slotnames__ __parameters__ __abstractmethods__ _abc_impl _is_protocol _is_runtime_protocol "
+    "__protocol_attrs__ __non_callable_proto_members__ __orig_bases__ __firstlineno__ __static_attributes__ "
+    "__annotate__ __annotate_func__ __repr__".split()
+)
+MADE = frozenset(
+    "__init__ __eq__ __hash__ __setattr__ __delattr__ __replace__ __lt__ __le__ __gt__ __ge__ __getstate__ "
+    "__setstate__ __new__ _make _replace _asdict __getnewargs__".split()
+)
 MISSING = type(dataclasses.MISSING)
 
 Seen = dict[int, tuple[int, object]]  # id → (number, the object itself, which keeps its id its own)
@@ -55,8 +52,8 @@ Seen = dict[int, tuple[int, object]]  # id → (number, the object itself, which
 def code_of(thing) -> str:
     """SHA-256 (16 hex digits) over code and content of anything.
 
-    Raises InputError for what has no content that stays (a file, a lock), and for a user's module as a whole or imported
-    within a function."""
+    Raises InputError for what has no content that stays (a file, a lock), and for a user's module as a whole or
+    imported within a function."""
     try:
         return hashlib.sha256("\n".join(_parts(thing, {})).encode()).hexdigest()[:16]
     except RecursionError:
@@ -137,8 +134,8 @@ def _object(thing, seen: Seen) -> Iterator[str]:
         reduced = reduce(thing) if reduce else thing.__reduce_ex__(4)
     except Exception as error:  # __reduce_ex__ is anybody's
         raise InputError(
-            f"{thing!r:.60} of type {type(thing).__name__} cannot be part of a key ({error}); allowed: numbers, text, arrays, "
-            "functions, frozen dataclasses, and tuples or dictionaries of them"
+            f"{thing!r:.60} of type {type(thing).__name__} cannot be part of a key ({error}); allowed: numbers, text, "
+            "arrays, functions, frozen dataclasses, and tuples or dictionaries of them"
         ) from None
     yield from _parts(type(thing), seen)
     if isinstance(reduced, str):
@@ -154,7 +151,7 @@ def _sha(content: bytes) -> str:
 
 @functools.lru_cache(None)
 def _installed(module: str) -> str | None:
-    """Name and version of a module that is not the user's own; of a module of this package that no key holds, its digest."""
+    """Name and version of a module that is not the user's own; of one of ours that no key holds, its digest."""
     top, _, name = module.partition(".")
     if top in ("", "__main__"):  # executed without a name, or in a notebook, whose main module is that of its kernel
         return None

@@ -2,3 +2,7 @@
 
 May import the science (`lib`) and `lib.experiments`.
 """
+
+from .notebook import Notebook
+
+__all__ = ["Notebook"]

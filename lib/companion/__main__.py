@@ -19,13 +19,14 @@ import traceback
 from pathlib import Path
 
 from ..checks import InputError, StorageError, UserError
-from ..data import DATA_VARIABLE, ROOT
-from ..experiments import cluster, engine
-from ..experiments.store import Store
+from ..data import ROOT
+from ..experiments import engine
+from ..experiments.settings import Settings
+from ..trials import Measurement
 from . import studies
-from .profiles import NETWORKS_VARIABLE, PROFILES, SEEDS_VARIABLE, Profile, profile
+from .profiles import PROFILES, Profile, profile
 from .published import PROTOCOLS
-from .rendering import PUBLISHED, Outcome, empty_stage, render, require_renderers, say, write, writing
+from .rendering import PUBLISHED, Outcome, empty_stage, explained, render, require_renderers, say, write
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     reads the output (SystemExit)."""
     for name in ("stdout", "stderr"):
         if (stream := getattr(sys, name)) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # open to the end
         elif hasattr(stream, "reconfigure"):  # a terminal may have no σ
             stream.reconfigure(errors="backslashreplace")
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -88,54 +89,50 @@ def _run(options: argparse.Namespace) -> int:
     if options.list:
         say("profiles:  " + " ".join(PROFILES) + "\nnotebooks: " + " ".join(p.stem for p in available.values()))
         return 0
+    settings = _settings(options)
     if options.clean:
-        return _clean(Store())
-    chosen = profile(options.profile, options.networks, options.seeds)
-    _set_up(options)
+        return _clean(settings)
+    chosen = profile(options.profile, settings.networks, settings.seeds)
     selected = _selected(options.only, available)
-    _check(chosen, selected, options.networks or os.environ.get(NETWORKS_VARIABLE))
-    for variable, value in ((NETWORKS_VARIABLE, options.networks), (SEEDS_VARIABLE, options.seeds)):
-        if value:
-            os.environ[variable] = value
+    _check(chosen, selected, settings.networks)
     wanted = [m for seed in chosen.seeds for m in studies.every_measurement(chosen, selected, seed)]
-    store = Store()
     if options.dry_run:
-        return _dry_run(wanted, store)
+        return _dry_run(wanted, settings)
     require_renderers()  # before what takes long
     staged = empty_stage(chosen)
     if options.force:
-        with writing(store.folder):
-            _forget(wanted, store)
+        with explained(settings.cache):
+            _forget(wanted, settings)
     began = time.monotonic()
-    engine.collect(wanted, store)
+    engine.collect(wanted, settings)
     say(f"computed in {time.monotonic() - began:.0f} s")
-    return _report(chosen, render(chosen, {number: available[number] for number in selected}, staged))
+    return _report(chosen, render(chosen, {number: available[number] for number in selected}, staged, settings))
 
 
-def _clean(store: Store) -> int:
-    folders = store.folder, ROOT / "build"
-    store.clean()
+def _settings(options: argparse.Namespace) -> Settings:
+    """What the command line says, else the environment."""
+    data = options.data_dir and Path(options.data_dir)
+    if data and not data.is_dir():
+        raise InputError(f"--data-dir {options.data_dir!r} is no folder; name an existing one")
+    return Settings.read(
+        device=options.device,
+        jobs=options.jobs,
+        scheduler=options.scheduler,
+        data=data and data.resolve(),
+        networks=options.networks,
+        seeds=options.seeds,
+    )
+
+
+def _clean(settings: Settings) -> int:
+    folders = settings.cache, ROOT / "build"
+    settings.store.clean()
     shutil.rmtree(folders[1], ignore_errors=True)
     for folder in folders:
         if folder.exists():
             raise StorageError(f"cannot delete all of {folder}; delete it by hand, or change the rights there")
     say(f"removed {folders[0]} and {folders[1]}")
     return 0
-
-
-def _set_up(options: argparse.Namespace) -> None:
-    """Options that workers and notebooks read too, in their environment."""
-    if options.device:
-        os.environ[engine.DEVICE_VARIABLE] = str(engine.device(options.device))
-    engine.device()
-    if options.jobs is not None:
-        os.environ[cluster.JOBS_VARIABLE] = str(cluster.jobs(options.jobs))
-    if options.scheduler:
-        os.environ[cluster.SCHEDULER_VARIABLE] = options.scheduler
-    if options.data_dir:
-        if not Path(options.data_dir).is_dir():
-            raise InputError(f"--data-dir {options.data_dir!r} is no folder; name an existing one")
-        os.environ[DATA_VARIABLE] = str(Path(options.data_dir).resolve())
 
 
 def _check(chosen: Profile, selected: list[str], networks: str | None) -> None:
@@ -150,13 +147,13 @@ def _check(chosen: Profile, selected: list[str], networks: str | None) -> None:
         raise InputError(f"no published figure is repeated with {networks!r}; {allowed}")
 
 
-def _forget(wanted: list, store: Store) -> None:
+def _forget(wanted: list[Measurement], settings: Settings) -> None:
     """Counts first: their keys hold the networks' content."""
-    for key in {engine.measurement_key(m, store) for m in wanted} - {None}:
-        store.discard(key)
+    for key in {engine.measurement_key(m, settings) for m in wanted} - {None}:
+        settings.store.discard(key)
     for trial in {m.trial for m in wanted}:
-        store.discard(engine.trial_key(trial))
-    store.discard_tables()  # they stand on the trainings and take seconds
+        settings.store.discard(engine.trial_key(trial, settings))
+    settings.store.discard_tables()  # they stand on the trainings and take seconds
 
 
 def _selected(only: str | None, available: dict[str, Path]) -> list[str]:
@@ -169,15 +166,15 @@ def _selected(only: str | None, available: dict[str, Path]) -> list[str]:
     return [number for number in available if number in names]
 
 
-def _dry_run(wanted: list, store: Store) -> int:
-    work = engine.missing(wanted, store)
+def _dry_run(wanted: list[Measurement], settings: Settings) -> int:
+    work = engine.missing(wanted, settings)
     for trial in work.trials:
-        hours = engine.seconds(engine.Work([trial], [])) / 3600
+        hours = engine.Work([trial], []).seconds(settings.device) / 3600
         say(f"train    {trial.label:60} seed {trial.seed}   {hours:8.3f} h")
     for m, chips in work.measurements:
-        hours = engine.seconds(engine.Work([], [(m, chips)])) / 3600
+        hours = engine.Work([], [(m, chips)]).seconds(settings.device) / 3600
         say(f"measure  {m.label:90} {len(chips):5} chips {hours:8.3f} h")
-    hours = engine.seconds(work) / 3600
+    hours = work.seconds(settings.device) / 3600
     todo = f"{len(work.trials)} trainings and {len(work.measurements)} measurements to do"
     say(f"{todo}, about {hours:.2f} h of one core here")
     return 0

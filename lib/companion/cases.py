@@ -1,39 +1,64 @@
-"""Setting → named trials and measurements, and their results again.  What more than one notebook measures.
+"""Setting → named trials and measurements.  What more than one notebook measures.
 
 Noisy methods are trained at the smallest listed σ at or above the tested one (in `quick` at one or two σ).
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import pandas as pd
 
-from ..checks import InputError
 from ..controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
+from ..estimators import ReferenceCells, ReferenceColumns
+from ..evaluation import Counts
 from ..networks import NAMES
-from ..estimators import Oracle, ReferenceCells, ReferenceColumns
 from ..selftuning import SelfTuning
 from ..trials import NOISY, QUANTIZED, Measurement, Trial
-from ..variation import Variation
+from ..variation import NO_VARIATION, Variation
 from .profiles import CLAIM_SHARE, Profile, Setting
 
 NETS = ("QAT", "QAVAT", "QAVAT mixed")
-Results = dict[tuple, np.ndarray]
-IDENTITY = ["dataset", "network", "width", "bits", "method", "trained", "tested", "tuning", "images_per_chip"]
+COLUMNS = SelfTuning(ReferenceColumns(4))  # beside the reference cells
+
+
+@dataclass(frozen=True)
+class Case:
+    """A measurement, and the names under which its notebook finds it again."""
+
+    measurement: Measurement
+    names: Mapping[str, object]
+
+
+def tidy(cases: Sequence[Case], found: Mapping[Measurement, Counts]) -> pd.DataFrame:
+    """A row per case and chip: the case's names, chip, images, correct, accuracy (%)."""
+    frames = [found[case.measurement].to_frame().assign(**case.names) for case in cases]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def trial(
-    setting: Setting, method: str, bits: str | None = None, variation: Variation = Variation(), seed: int = 0, **changes
+    setting: Setting,
+    method: str,
+    bits: str | None = None,
+    variation: Variation = NO_VARIATION,
+    seed: int = 0,
+    **changes,
 ) -> Trial:
     """A trial of a setting; the noisy methods are trained under `variation`."""
     return Trial(
-        setting.dataset, setting.network, method,
+        setting.dataset,
+        setting.network,
+        method,
         recipe=setting.start if method == "float" else setting.recipe,
         bits=bits if method in QUANTIZED else None,
-        variation=variation if method in NOISY else Variation(),
+        variation=variation if method in NOISY else NO_VARIATION,
         start=None if method == "float" else setting.start,
-        width=setting.width, train_images=setting.train_images, seed=seed, **changes,
-    )  # fmt: skip
+        width=setting.width,
+        train_images=setting.train_images,
+        seed=seed,
+        **changes,
+    )
 
 
 def training(setting: Setting, tested: float) -> Variation:
@@ -42,103 +67,110 @@ def training(setting: Setting, tested: float) -> Variation:
     return Variation(min(above) if above else max(setting.trained_sigmas))
 
 
-def measured(profile: Profile, setting: Setting, t: Trial, sigma: float) -> Measurement:
-    """One chip without variation, the claim's number at the claim's point, the setting's number elsewhere."""
+def within(profile: Profile, setting: Setting, t: Trial, sigma: float, **names) -> Case:
+    """At a within-chip σ: one chip without variation, the claim's number at the claim's point, else the setting's."""
     claimed = sigma == profile.claim_sigma and t.bits == setting.claim_bits
     n = 1 if sigma == 0 else setting.claim_chips if claimed else setting.chips
-    return Measurement(t, Variation(sigma), n, profile.test_images)
+    about = {"network": setting.network, "bits": t.bits or "float", "method": t.method, "sigma": sigma}
+    return Case(Measurement(t, Variation(sigma), n, profile.test_images), about | names)
 
 
-def networks(setting: Setting, law: str, seed: int = 0, sigma: float | None = None) -> dict[str, Trial]:
-    """The three of notebooks 04 to 06: QAT, QAVAT trained on the within part alone, QAVAT trained on the mixed pattern."""
-    sigma, bits = setting.sigma[law] if sigma is None else sigma, setting.claim_bits
-    return {
-        "QAT": trial(setting, "QAT", bits, seed=seed),
-        "QAVAT": trial(setting, "QAVAT", bits, Variation(sigma, law=law), seed),
-        "QAVAT mixed": trial(setting, "QAVAT", bits, Variation.split(sigma, CLAIM_SHARE, law), seed),
-    }
+@dataclass(frozen=True)
+class Bench:
+    """One setting under one law, as notebooks 04 to 06 measure it: three networks on the same chips.
+
+    sigma: total σ of training and test."""
+
+    profile: Profile
+    setting: Setting
+    law: str
+    sigma: float
+    seed: int = 0
+
+    @property
+    def networks(self) -> dict[str, Trial]:
+        """QAT, QAVAT trained on the within part alone, QAVAT trained on the mixed pattern; and the float network."""
+        bits, within = self.setting.claim_bits, Variation(self.sigma, law=self.law)
+        return {
+            "QAT": trial(self.setting, "QAT", bits, seed=self.seed),
+            "QAVAT": trial(self.setting, "QAVAT", bits, within, self.seed),
+            "QAVAT mixed": trial(self.setting, "QAVAT", bits, self.pattern(), self.seed),
+            "float": trial(self.setting, "float", seed=self.seed),
+        }
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        return dict(self.profile.shares)[self.law]
+
+    @property
+    def tuning(self) -> SelfTuning:
+        """The self-tuning of the claims: the profile's own, else as many reference cells as it says for the law."""
+        if self.profile.tuning:
+            return self.profile.tuning
+        return SelfTuning(ReferenceCells(dict(self.profile.cells)[self.law]))
+
+    def pattern(self, share: float = CLAIM_SHARE) -> Variation:
+        return Variation.split(self.sigma, share, self.law)
+
+    @property
+    def parts(self) -> dict[str, Variation]:
+        """The mixed pattern and its components, each alone; "ideal": neither."""
+        v = self.pattern()
+        return {
+            "ideal": NO_VARIATION,
+            "within": Variation(v.within, law=self.law),
+            "between": Variation(between=v.between, law=self.law),
+            "both": v,
+        }
+
+    def full(self, net: str, variation: Variation, tuning=None, /, **names) -> Case:
+        """Claims, quantiles and yields: the claim's number of chips, all test images."""
+        return self._case(net, variation, tuning, self.setting.claim_chips, None, names)
+
+    def sweep(self, net: str, variation: Variation, tuning=None, /, **names) -> Case:
+        """Means: fewer chips, each on a slice of the images."""
+        return self._case(net, variation, tuning, self.setting.chips, self.setting.sweep_images, names)
+
+    def ideal(self, net: str) -> Case:
+        """Without variation, all test images."""
+        return self._case(net, NO_VARIATION, None, 1, None, {"of": "ideal"})
+
+    def _case(self, net: str, v: Variation, tuning, chips: int, images: int | None, names: Mapping) -> Case:
+        about = {
+            "network": self.setting.network,
+            "law": self.law,
+            "net": net,
+            "tuning": tuning.label if tuning else "none",
+        }
+        about |= {"point": place(self.setting, net, v)} | names
+        return Case(Measurement(self.networks[net], v, chips, self.profile.test_images, images, tuning), about)
 
 
-def tuning(profile: Profile, law: str) -> SelfTuning:
-    """The self-tuning of the claims: reference cells, as many as the profile says for the law."""
-    return SelfTuning(ReferenceCells(dict(profile.cells)[law]))
+def benches(profile: Profile, seed: int = 0) -> list[Bench]:
+    """Every setting under both laws, at the σ of the mixed patterns."""
+    return [Bench(profile, s, law, s.sigma[law], seed) for s in profile.settings for law, _ in profile.shares]
 
 
-def controls(profile: Profile, setting: Setting, method: str, variation: Variation) -> list:
-    """Everything that a chip of notebook 05 may try, no tuning first."""
-    law, batch = variation.law, setting.recipe.batch_size
-    tried = [None, SelfTuning(Oracle()), tuning(profile, law), SelfTuning(ReferenceColumns(4)), OutputGain()]
-    if law == "layer-fixed":
-        tried.append(StaticFold(tuning(profile, law).estimator))
+def stressed(profile: Profile, seed: int = 0) -> list[Bench]:
+    """Every setting under the proportional law, trained and tested at the claim's σ of notebook 03."""
+    return [Bench(profile, s, "proportional", profile.claim_sigma, seed) for s in profile.settings]
+
+
+def controls(bench: Bench, method: str) -> list:
+    """What a chip of notebook 05 may try in the place of self-tuning."""
+    batch, variation = bench.setting.recipe.batch_size, bench.pattern()
+    tried: list = [OutputGain()]
+    if bench.law == "layer-fixed":
+        tried.append(StaticFold(bench.tuning.estimator))
     tried += [PerChipBatchNorm(8 * batch, batch), PerChipBatchNorm(batch, batch)]
     if method == "QAT":
-        tried.append(NoisyBatchNorm(variation, setting.recipe.bn_draws))
+        tried.append(NoisyBatchNorm(variation, bench.setting.recipe.bn_draws))
     return tried
-
-
-def full(profile: Profile, setting: Setting):
-    """Claims, quantiles and yields: the claim's number of chips, all test images."""
-    return lambda net, variation, tuning=None: Measurement(net, variation, setting.claim_chips, profile.test_images, None, tuning)
-
-
-def sweep(profile: Profile, setting: Setting):
-    """Means: fewer chips, each on a slice of the images."""
-    return lambda net, variation, tuning=None: Measurement(
-        net, variation, setting.chips, profile.test_images, setting.sweep_images, tuning
-    )
-
-
-def curve(table, setting: Setting, method: str, bits: str):
-    """Rows of one method of one setting, at its bits ("float" for the float methods)."""
-    same = (table.network == setting.network) & (table.dataset == setting.dataset) & (table.width == setting.width)
-    return table[same & (table.method == method) & (table.bits == (bits if method in QUANTIZED else "float"))]
-
-
-def accuracies(table, setting: Setting, method: str, bits: str, sigma: float) -> np.ndarray:
-    """Accuracy (%) of every chip in the order of chips, averaged over seeds; empty where it was not measured."""
-    rows = curve(table, setting, method, bits)
-    rows = rows[np.isclose(rows.sigma, sigma)]
-    return rows.groupby("chip").accuracy.mean().to_numpy()
-
-
-def indexed(table: pd.DataFrame) -> Results:
-    """The table of `engine.collect` as a dictionary for `chips_of`: accuracies in the order of chips, mean over seeds."""
-    keyed = table.assign(trained=list(zip(table.trained_law, table.trained_sigma, table.trained_share)))
-    keyed["tested"] = list(zip(table.law.where(table.sigma > 0, "proportional"), table.sigma_within, table.sigma_between, table.layers))
-    for identity, keys in keyed.groupby([*IDENTITY, "seed"]).key.unique().items():
-        if len(keys) > 1:
-            raise InputError(f"{len(keys)} results share the identity {identity}; give the tunings labels that differ")
-    by_chip = keyed.groupby([*IDENTITY, "chip"], sort=True).accuracy.mean()
-    return {key: values.to_numpy() for key, values in by_chip.groupby(IDENTITY)}
-
-
-def chips_of(
-    results: Results, setting: Setting, net: str, variation: Variation, tuning: str = "none", sweep: bool = False, trained: float | None = None
-) -> np.ndarray:
-    """Accuracy (%) of every chip; empty where it was not measured.
-
-    net: of `NETS`, or "float".  trained: total σ of its training, where it is not that of the law's claim."""
-    law, training = variation.law, ("proportional", 0.0, 0.0)
-    if net.startswith("QAVAT"):
-        sigma = setting.sigma[law] if trained is None else trained
-        training = (law, round(sigma, 9), CLAIM_SHARE if net.endswith("mixed") else 0.0)
-    layers = "all" if variation.layers is None else "+".join(variation.layers)
-    tested = (law if variation else "proportional", variation.within, variation.between, layers)
-    key = (setting.dataset, setting.network, setting.width, "float" if net == "float" else setting.claim_bits, net.split()[0])
-    key += (training, tested, tuning, (setting.sweep_images or 0) if sweep else 0)
-    return results.get(key, np.array([]))
-
-
-def float_accuracy(results: Results, setting: Setting) -> float:
-    """% of the float network without variation."""
-    return float(chips_of(results, setting, "float", Variation())[0])
-
-
-def mixed(setting: Setting, law: str, share: float = CLAIM_SHARE) -> Variation:
-    return Variation.split(setting.sigma[law], share, law)
 
 
 def place(setting: Setting, net: str, variation: Variation, extra: str = "same chips") -> str:
     """The operating point of a claim in words."""
     share = f", ρ {variation.between_share:.3g}" if variation.between else ""
-    return f"{NAMES[setting.network]} {setting.claim_bits} {net}, {variation.law} σ {variation.total:.3g}{share}, {extra}"
+    return (
+        f"{NAMES[setting.network]} {setting.claim_bits} {net}, {variation.law} σ {variation.total:.3g}{share}, {extra}"
+    )

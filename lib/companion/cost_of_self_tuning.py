@@ -15,118 +15,133 @@ from ..data import Dataset
 from ..estimators import Oracle, ReferenceCells, ReferenceColumns
 from ..selftuning import SelfTuning
 from ..statistics import Claim, Estimate, bootstrap_mean, mean, paired_difference, recovery
-from ..trials import Measurement
-from ..variation import Chip, Variation
-from . import cases
-from .cases import chips_of, mixed, place
-from .claims import columns, exactly
-from .profiles import CLAIM_SHARE, Profile, Setting
+from ..variation import Chip
+from .cases import COLUMNS, Case, benches, controls, place
+from .claims import accuracies, exactly, groups, summary, where
+from .profiles import Profile
 
 READ_NOISES, READ_STEPS = (0.01, 0.03, 0.1), (0.05, 0.2, 0.5)  # of the reading, in units of e
+BY = ["network", "law"]
 
 
-def measurements(profile: Profile, seed: int = 0) -> list[Measurement]:
-    """Notebook 06: QAVAT tuned by n cells, by m columns, and by readings with noise or few levels."""
-    wanted = []
-    for setting in profile.settings:
-        sweep = cases.sweep(profile, setting)
-        for law, _ in profile.shares:
-            net, mixed = cases.networks(setting, law, seed)["QAVAT"], Variation.split(setting.sigma[law], CLAIM_SHARE, law)
-            n = dict(profile.cells)[law]
-            estimators = [Oracle(), *map(ReferenceCells, sorted({n, *profile.cell_counts})), *map(ReferenceColumns, profile.column_counts)]
-            estimators += [ReferenceCells(n, read_noise=r) for r in READ_NOISES] + [ReferenceCells(n, step=s) for s in READ_STEPS]
-            wanted += [sweep(net, mixed), *(sweep(net, mixed, SelfTuning(e)) for e in estimators)]
-    return wanted
+def measurements(profile: Profile, seed: int = 0) -> list[Case]:
+    """QAVAT tuned by n cells, by m columns, and by readings with noise or few levels."""
+    found = []
+    for bench in benches(profile, seed):
+        v, n = bench.pattern(), bench.tuning.estimator.n
+
+        def case(estimator, **names) -> Case:
+            return bench.sweep("QAVAT", v, estimator and SelfTuning(estimator), **names)  # noqa: B023  # used here
+
+        found += [case(e, of="tuned") for e in (None, Oracle(), ReferenceCells(n))]
+        found += [case(ReferenceCells(s), of="size", kind="cells", size=s) for s in profile.cell_counts]
+        found += [case(ReferenceColumns(s), of="size", kind="columns", size=s) for s in profile.column_counts]
+        for error, sizes in (("noise", READ_NOISES), ("step", READ_STEPS)):
+            for size in sizes:
+                deviation = size if error == "noise" else size / np.sqrt(12)
+                option = {"read_noise" if error == "noise" else "step": size}
+                names = {"of": "reading", "error": error, "size": size, "deviation": deviation}
+                found.append(case(ReferenceCells(n, **option), **names))
+    return found
 
 
-def size_table(results, profile: Profile, nets: Mapping[tuple[str, str], nn.Module], batches: Mapping[str, Tensor]) -> pd.DataFrame:
+def size_table(
+    table: pd.DataFrame, nets: Mapping[tuple[str, str], nn.Module], batches: Mapping[str, Tensor]
+) -> pd.DataFrame:
     """network, law, kind, size, cells, cell_share, operation_share, mean, below_oracle (paired points) and recovery.
 
     nets: (network, law) → the tuned network; batches: network → inputs for the cost."""
-    rows = []
-    for setting in profile.settings:
-        for law, _ in profile.shares:
-            v = mixed(setting, law)
-            untuned, oracle = (chips_of(results, setting, "QAVAT", v, label, sweep=True) for label in ("none", "oracle"))
-            for kind, made, sizes in (("cells", ReferenceCells, profile.cell_counts), ("columns", ReferenceColumns, profile.column_counts)):
-                for size in sizes:
-                    tuning = SelfTuning(made(size))
-                    values = chips_of(results, setting, "QAVAT", v, tuning.label, sweep=True)
-                    price = cost(tuning, nets[setting.network, law], batches[setting.network], law)
-                    row = {"network": setting.network, "law": law, "kind": kind, "size": size, "cells": price.cells}
-                    row |= {"cell_share": price.cell_share, "operation_share": price.operation_share, **columns("mean", bootstrap_mean(values))}
-                    row |= columns("below_oracle", paired_difference(oracle, values)) | columns("recovery", recovery(values, untuned, oracle))
-                    rows.append(row | {"n_chips": len(values)})
-    return pd.DataFrame(rows)
+
+    def statistics(rows: pd.DataFrame) -> dict:
+        network, law, kind, size = rows[[*BY, "kind", "size"]].iloc[0]
+        estimator = ReferenceCells(int(size)) if kind == "cells" else ReferenceColumns(int(size))
+        price = cost(SelfTuning(estimator), nets[network, law], batches[network], law)
+        tuned = where(table, of="tuned", network=network, law=law)
+        untuned, oracle = (accuracies(tuned, tuning=label) for label in ("none", "oracle"))
+        values = rows.accuracy.to_numpy()
+        return {
+            "cells": price.cells,
+            "cell_share": price.cell_share,
+            "operation_share": price.operation_share,
+            "mean": bootstrap_mean(values),
+            "below_oracle": paired_difference(oracle, values),
+            "recovery": recovery(values, untuned, oracle),
+        }
+
+    return summary(where(table, of="size"), [*BY, "kind", "size"], statistics).astype({"size": int})
 
 
 def smallest_table(sizes: pd.DataFrame) -> pd.DataFrame:
-    """network, law, kind: the smallest size within one point of the oracle, by its estimate and by its whole interval."""
+    """network, law, kind: the smallest size within one point of the oracle, by its estimate and its whole interval."""
     rows = []
-    for (network, law, kind), group in sizes.groupby(["network", "law", "kind"], sort=False):
-        found = {"network": network, "law": law, "kind": kind}
+    for names, group in groups(sizes, [*BY, "kind"]):
         for name, column in (("estimate", "below_oracle"), ("interval", "below_oracle_high")):
             good = group[group[column] <= 1]
-            found |= {f"by_{name}": good["size"].min() if len(good) else np.nan, f"cells_{name}": good["cells"].min() if len(good) else np.nan}
-        rows.append(found)
+            names |= {f"by_{name}": good["size"].min(), f"cells_{name}": good["cells"].min()}
+        rows.append(names)
     return pd.DataFrame(rows)
 
 
-def size_claims(results, profile: Profile) -> list[Claim]:
+def size_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """The cells of the claims stay within one point of the oracle."""
     claims = []
-    for setting in profile.settings:
-        for law, _ in profile.shares:
-            v, label = mixed(setting, law), cases.tuning(profile, law).label
-            tuned, oracle = (chips_of(results, setting, "QAVAT", v, t, sweep=True) for t in (label, "oracle"))
-            claims.append(Claim(f"{label} are within one point of the oracle (points to spare)", place(setting, "QAVAT", v), mean(1 - (oracle - tuned))))
+    for bench in benches(profile):
+        rows = where(table, of="tuned", network=bench.setting.network, law=bench.law)
+        tuned, oracle = (accuracies(rows, tuning=label) for label in (bench.tuning.label, "oracle"))
+        statement = f"{bench.tuning.label} are within one point of the oracle (points to spare)"
+        claims.append(Claim(statement, rows.point.iloc[0], mean(1 - (oracle - tuned))))
     return claims
 
 
-def reading_table(results, profile: Profile) -> pd.DataFrame:
-    """network, law, error ("noise" or "step"), size, deviation (the size itself, or step/√12), mean, lost (paired points
-    against an exact reading)."""
-    rows = []
-    for setting in profile.settings:
-        for law, _ in profile.shares:
-            v, n = mixed(setting, law), dict(profile.cells)[law]
-            exact = chips_of(results, setting, "QAVAT", v, ReferenceCells(n).label, sweep=True)
-            tried = [("noise", r, ReferenceCells(n, read_noise=r)) for r in READ_NOISES]
-            tried += [("step", s, ReferenceCells(n, step=s)) for s in READ_STEPS]
-            for error, size, estimator in tried:
-                values = chips_of(results, setting, "QAVAT", v, estimator.label, sweep=True)
-                rows.append(
-                    {"network": setting.network, "law": law, "error": error, "size": size,
-                     "deviation": size / (1 if error == "noise" else np.sqrt(12)), **columns("mean", bootstrap_mean(values)),
-                     **columns("lost", paired_difference(exact, values)), "n_chips": len(values)}
-                )  # fmt: skip
-    return pd.DataFrame(rows)
+def reading_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """network, law, error ("noise" or "step"), size, deviation (the size itself, or step/√12), mean, lost (paired
+    points against an exact reading)."""
+    exact = {law: ReferenceCells(n).label for law, n in profile.cells}
+
+    def statistics(rows: pd.DataFrame) -> dict:
+        network, law = rows[BY].iloc[0]
+        best = accuracies(table, of="tuned", network=network, law=law, tuning=exact[law])
+        return {"mean": bootstrap_mean(rows.accuracy), "lost": paired_difference(best, rows.accuracy)}
+
+    return summary(where(table, of="reading"), [*BY, "error", "size", "deviation"], statistics)
 
 
 def reading_claims(readings: pd.DataFrame, profile: Profile) -> list[Claim]:
     """A reading with an error of 0.03 is good enough: it costs less than a point."""
-    claims = []
-    for r in readings[(readings.error == "noise") & np.isclose(readings["size"], 0.03)].itertuples():
-        setting = next(s for s in profile.settings if s.network == r.network)
-        e = Estimate(1 - r.lost, 1 - r.lost_high, 1 - r.lost_low, r.n_chips)
-        claims.append(Claim("a reading noise of 0.03 costs less than 1 point (points to spare)", place(setting, "QAVAT", mixed(setting, r.law)), e))
+    statement, claims = "a reading noise of 0.03 costs less than 1 point (points to spare)", []
+    for bench in benches(profile):
+        rows = where(readings, network=bench.setting.network, law=bench.law, error="noise", size=0.03)
+        for r in rows.itertuples():
+            spare = Estimate(1 - r.lost, 1 - r.lost_high, 1 - r.lost_low, r.n_chips)
+            claims.append(Claim(statement, place(bench.setting, "QAVAT", bench.pattern()), spare))
     return claims
 
 
-def price_table(setting: Setting, profile: Profile, net: nn.Module, batch: Tensor, law: str) -> pd.DataFrame:
-    """tuning: cells, share of the array, images or probes a chip, digital operations an inference and their share."""
+def price_table(profile: Profile, nets: Mapping[tuple[str, str], nn.Module], batch: Tensor) -> pd.DataFrame:
+    """network, law, tuning: cells, share of the array, images or probes a chip, digital operations an inference and
+    their share."""
     rows = []
-    for tuning in cases.controls(profile, setting, "QAVAT", mixed(setting, law))[2:]:
-        rows.append({"network": setting.network, "law": law, "tuning": tuning.label, **vars(cost(tuning, net, batch, law))})
+    for bench in benches(profile):
+        at = bench.setting.network, bench.law
+        for tuning in (bench.tuning, COLUMNS, *controls(bench, "QAVAT")):
+            price = vars(cost(tuning, nets[at], batch, bench.law))
+            rows.append({"network": at[0], "law": at[1], "tuning": tuning.label, **price})
     return pd.DataFrame(rows)
 
 
 def error_table(
-    nets: Mapping[str, nn.Module], data: Dataset, within: float, sizes: Sequence[int], chips: int, e_between: float = 0.2, images: int = 8
+    nets: Mapping[str, nn.Module],
+    data: Dataset,
+    within: float,
+    sizes: Sequence[int],
+    chips: int,
+    e_between: float = 0.2,
+    images: int = 8,
 ) -> pd.DataFrame:
-    """network, layer, inputs, law, kind, size, cells, predicted, simulated: error variance of each network's linear layer
-    of most inputs, corrected, at fixed e_B, averaged over outputs and training images and divided by the layer's own part
-    (what the oracle leaves)."""
+    """network, layer, inputs, law, kind, size, cells, predicted, simulated: error variance of a corrected layer.
+
+    Of each network's linear layer of most inputs, at fixed e_B, averaged over outputs and training images and divided
+    by the layer's own part (what the oracle leaves)."""
     kinds, rows = (("cells", ReferenceCells, sizes), ("columns", ReferenceColumns, (1, 2, 4, 8))), []
     tried = [(kind, size, made(size)) for kind, made, counts in kinds for size in counts]
     for network, net in nets.items():
@@ -135,10 +150,12 @@ def error_table(
         x, about = seen[name][0], {"network": network, "layer": name, "inputs": layer.weight[0].numel()}
         for law in ("proportional", "layer-fixed"):
             own = predicted_error(layer, x, Oracle(), within, law, e_between)[0].mean()
-            simulated = simulated_errors(layer, x, [estimator for *_, estimator in tried], within, law, e_between, chips=range(chips))
-            for (kind, size, estimator), (found, _) in zip(tried, simulated):
+            estimators = [estimator for *_, estimator in tried]
+            simulated = simulated_errors(layer, x, estimators, within, law, e_between, chips=range(chips))
+            for (kind, size, estimator), (found, _) in zip(tried, simulated, strict=True):
                 predicted = predicted_error(layer, x, estimator, within, law, e_between)[0].mean()
-                row = about | {"law": law, "kind": kind, "size": size, "cells": size if kind == "cells" else size * about["inputs"]}
+                cells = size if kind == "cells" else size * about["inputs"]
+                row = about | {"law": law, "kind": kind, "size": size, "cells": cells}
                 rows.append(row | {"predicted": float(predicted / own), "simulated": float(found.mean() / own)})
     return pd.DataFrame(rows)
 
@@ -146,7 +163,8 @@ def error_table(
 def error_claims(errors: pd.DataFrame, point: str, chips: int) -> list[Claim]:
     """Formula and simulation agree within 15% at every size."""
     worst = float((errors.simulated / errors.predicted - 1).abs().max())
-    return [Claim("simulated error variance lies within 15 % of the formula (points to spare)", f"{point}, {chips} chips", exactly(15 - 100 * worst), of="sweep")]
+    statement = "simulated error variance lies within 15 % of the formula (points to spare)"
+    return [Claim(statement, f"{point}, {chips} chips", exactly(15 - 100 * worst), of="sweep")]
 
 
 def knee_table(proportional: nn.Module, layer_fixed: nn.Module, batch: Tensor) -> pd.DataFrame:
@@ -161,13 +179,18 @@ def knee_table(proportional: nn.Module, layer_fixed: nn.Module, batch: Tensor) -
     return pd.DataFrame(rows)
 
 
-def position_table(nets: Mapping[tuple[str, str], nn.Module], profile: Profile, batch: Tensor, columns: int) -> pd.DataFrame:
+def position_table(
+    nets: Mapping[tuple[str, str], nn.Module], profile: Profile, batch: Tensor, columns: int
+) -> pd.DataFrame:
     """network, positions, uncorrected (%), floored (%): dummy columns under the proportional law, on test chip 0."""
     rows = []
-    for setting in profile.settings:
-        net, v = nets[setting.network, "proportional"], Variation.split(setting.sigma["proportional"], CLAIM_SHARE)
-        found = pd.DataFrame(column_positions(net, batch, ReferenceColumns(columns), v, Chip.of("test", 0)))
+    for bench in benches(profile):
+        if bench.law != "proportional":
+            continue
+        net, network = nets[bench.setting.network, bench.law], bench.setting.network
+        positions = column_positions(net, batch, ReferenceColumns(columns), bench.pattern(), Chip.of("test", 0))
+        found = pd.DataFrame(positions)
         share = 100 * found[["uncorrected", "floored"]].sum() / found.positions.sum()
-        first = 100 * found.uncorrected[0] / found.positions[0]
-        rows.append({"network": setting.network, "positions": found.positions.sum(), **share, "uncorrected in the first layer": first})
+        first = {"uncorrected in the first layer": 100 * found.uncorrected[0] / found.positions[0]}
+        rows.append({"network": network, "positions": found.positions.sum(), **share, **first})
     return pd.DataFrame(rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from ..networks import NAMES
 from ..statistics import Claim, Estimate, mean, paired_difference
 from ..trials import Measurement
 from ..variation import Variation
-from .claims import exactly
+from .cases import Case
+from .claims import accuracies, exactly, summary
 from .profiles import PROFILES, Profile
 from .published import PROTOCOLS, UNCHANGED, VARIED, reported
 from .published import variants as varied_trainings
@@ -35,21 +36,24 @@ IDENTITY = ["network", "width", "dataset", "bits", "method", "sigma"]
 OURS = ["profile", "mean", "low", "high", "q05", "seeds", "chips"]
 
 
-def published(profile: Profile, seed: int = 0) -> list[Measurement]:
-    """Notebook 07: every published accuracy of the profile's sizes, on the published protocol; none in `quick`."""
+def published(profile: Profile, seed: int = 0) -> list[Case]:
+    """Every published accuracy of the profile's sizes, on the published protocol, with every seed of the profile;
+    none in `quick`."""
     rows = [row for row in reported() if (row.network, row.width) in profile.published and row.repeatable]
-    return [row.measurement(profile.published_chips, seed) for row in rows]
+    wanted = [row.measurement(profile.published_chips, seed) for seed in profile.seeds for row in rows]
+    return [Case(m, m.row()) for m in wanted]
 
 
-def variants(profile: Profile) -> dict[str, Measurement]:
-    """Notebook 07: the row whose training is varied, one change at a time, where the profile repeats it."""
+def variants(profile: Profile, seed: int = 0) -> list[Case]:
+    """The row whose training is varied, one change at a time, where the profile repeats it."""
     if (VARIED[0], 1.0) not in profile.published:
-        return {}
-    return {name: Measurement(trial, Variation(VARIED[2]), 100) for name, trial in varied_trainings().items()}
+        return []
+    wanted = {name: Measurement(trial, Variation(VARIED[2]), 100) for name, trial in varied_trainings().items()}
+    return [Case(m, {"change": name}) for name, m in wanted.items()]
 
 
-def measurements(profile: Profile, seed: int = 0) -> list[Measurement]:
-    return published(profile, seed) + list(variants(profile).values())
+def measurements(profile: Profile, seed: int = 0) -> list[Case]:
+    return published(profile, seed) + variants(profile, seed)
 
 
 def repeated(table: pd.DataFrame, profile: str) -> pd.DataFrame:
@@ -68,7 +72,7 @@ def repeated(table: pd.DataFrame, profile: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*IDENTITY, *OURS])
 
 
-def _kept(kind: str) -> list[Path]:
+def _figures(kind: str) -> list[Path]:
     """What the last runs of `reduced` and `paper` left of the figure whose rows they measured."""
     paths = [FIGURES / name / f"{PUBLISHED}.{kind}" for name, profile in PROFILES.items() if profile.published]
     return [path for path in paths if path.exists()]
@@ -77,7 +81,7 @@ def _kept(kind: str) -> list[Path]:
 def committed() -> pd.DataFrame:
     """The rows that the committed runs of `reduced` and `paper` repeated."""
     columns, frames = [*IDENTITY, *OURS], []
-    for path in _kept("csv"):
+    for path in _figures("csv"):
         frame = pd.read_csv(path).rename(columns=lambda c: c.removeprefix("ours_"))
         frames.append(frame[columns].dropna(subset="mean"))
     if not frames:
@@ -98,18 +102,18 @@ def compared(ours: pd.DataFrame) -> pd.DataFrame:
 
 
 def newest(fresh: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """Committed rows, with those just measured (the table of `engine.collect`) in the place of their predecessors."""
+    """Committed rows, with those just measured in the place of their predecessors."""
     if not len(fresh):
         return committed()
     both = pd.concat([committed(), repeated(fresh, profile)], ignore_index=True)
     return both.drop_duplicates(IDENTITY, keep="last")
 
 
-def keys_of(tables: Iterable[pd.DataFrame], figure: str) -> list[str]:
-    """Of the results in tables of `engine.collect`; where nothing was measured, of those in the committed `figure`."""
-    if found := {key for table in tables for key in table.get("key", ())}:
-        return sorted(found)
-    return _results(_kept("json") if figure == PUBLISHED else [_committed("reduced", figure, "json")])
+def keys_of(measured: list[str], figure: str) -> list[str]:
+    """Of the results just measured; where there are none, of those in the committed `figure`."""
+    if measured:
+        return measured
+    return _results(_figures("json") if figure == PUBLISHED else [_committed("reduced", figure, "json")])
 
 
 def _results(records: Iterable[Path]) -> list[str]:
@@ -143,18 +147,17 @@ def _room(distance: Estimate, limit: float) -> Estimate:
     return Estimate(limit - abs(distance.value), limit - max(map(abs, ends)), limit - nearest, distance.n)
 
 
-def effects(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def effects(table: pd.DataFrame) -> pd.DataFrame:
     """change, mean (%), effect with its interval (points against the unchanged training, paired over chips), n_chips;
-    of `tables` (change → table of `engine.collect`), or as committed with `reduced` where there are none."""
-    if not tables:
+    of what was measured of `variants`, or as committed with `reduced` where nothing was."""
+    if not len(table):
         return pd.read_csv(_committed("reduced", EFFECTS, "csv"))
-    values = {change: table.sort_values("chip").accuracy.to_numpy() for change, table in tables.items()}
-    rows = []
-    for change, found in values.items():
-        e = paired_difference(found, values[UNCHANGED])
-        effect = {"effect": e.value, "effect_low": e.low, "effect_high": e.high, "n_chips": e.n}
-        rows.append({"change": change, "mean": found.mean()} | effect)
-    return pd.DataFrame(rows)
+    unchanged = accuracies(table, change=UNCHANGED)
+
+    def statistics(rows: pd.DataFrame) -> dict:
+        return {"mean": rows.accuracy.mean(), "effect": paired_difference(rows.accuracy, unchanged)}
+
+    return summary(table, ["change"], statistics)
 
 
 def effect_claims(table: pd.DataFrame, point: str) -> list[Claim]:
@@ -167,7 +170,7 @@ def effect_claims(table: pd.DataFrame, point: str) -> list[Claim]:
     return claims
 
 
-def lines(table: pd.DataFrame):
+def lines(table: pd.DataFrame) -> Iterator[tuple[tuple, dict[str, pd.DataFrame]]]:
     """((network, width, bits), {method: rows by σ}) of what was run, in the order of the file; LeNet-5 where nothing
     was."""
     run = table[table.groupby(["network", "width", "bits"]).ours_mean.transform("count") > 0]

@@ -7,7 +7,6 @@ gives its numbers.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,10 +14,9 @@ from ..checks import one_of
 from ..data import ROOT
 from ..networks import NETWORKS
 from ..quantizers import Bits
+from ..selftuning import SelfTuning
 from ..training import Recipe
 from .published import PROTOCOLS
-
-NETWORKS_VARIABLE, SEEDS_VARIABLE = "ANALOG_PIM_NETWORKS", "ANALOG_PIM_SEEDS"
 
 MIXED_SIGMA, CLAIM_SHARE = 0.3, 0.5
 # weight bits → the layer-fixed σ that disturbs Gaussian weights as much as the proportional 0.3 (0.3·rms|q|/max|q|)
@@ -60,7 +58,8 @@ class Profile:
     """settings: the networks of the results; the first is also that of the introductory notebooks.
 
     published: (network, width) of data/reported.csv that are repeated on the published protocol, on published_chips.
-    shares: the between shares ρ of a sweep, law by law.  cells: reference cells of the claims, law by law."""
+    shares: the between shares ρ of a sweep, law by law.  cells: reference cells of the claims, law by law; tuning:
+    another self-tuning in their place."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -68,6 +67,7 @@ class Profile:
     claim_sigma: float = 0.5
     shares: tuple[tuple[str, tuple[float, ...]], ...] = SHARES
     cells: tuple[tuple[str, int], ...] = (("proportional", 256), ("layer-fixed", 1024))
+    tuning: SelfTuning | None = None
     cell_counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
     column_counts: tuple[int, ...] = (1, 2, 4, 8)
     test_images: int | None = None
@@ -82,27 +82,36 @@ class Profile:
         return ROOT / "build" / "smoke" / "figures" if self.name == "smoke" else ROOT / "figures" / self.name
 
 
-def _quick_lenet(**changes) -> Setting:
-    recipe = Recipe(epochs=4, lr=0.05, warmup=0.1)
-    base = dict(
-        dataset="fashion-mnist", network="lenet5", width=1.0, train_images=12_000, start=recipe, recipe=recipe,
-        bits=("A4W2", "A4W4"), claim_bits="A4W2", trained_sigmas=(0.3, 0.5), claim_chips=100, chips=40,
-        sweep_images=250,
-    )  # fmt: skip
-    return Setting(**(base | changes))
-
-
-def _quick_resnet(**changes) -> Setting:
-    recipe = Recipe(epochs=3, lr=0.05, warmup=0.1)
-    base = dict(
-        dataset="fashion-mnist", network="resnet18", width=0.125, train_images=10_000, start=recipe, recipe=recipe,
-        bits=("A4W2",), claim_bits="A4W2", trained_sigmas=(0.5,), claim_chips=100, chips=20,
-        sweep_images=250,
-    )  # fmt: skip
-    return Setting(**(base | changes))
-
-
+_LENET = Setting(
+    "fashion-mnist",
+    "lenet5",
+    1.0,
+    train_images=12_000,
+    start=Recipe(epochs=4, lr=0.05, warmup=0.1),
+    recipe=Recipe(epochs=4, lr=0.05, warmup=0.1),
+    bits=("A4W2", "A4W4"),
+    claim_bits="A4W2",
+    trained_sigmas=(0.3, 0.5),
+    claim_chips=100,
+    chips=40,
+    sweep_images=250,
+)
+_RESNET = Setting(
+    "fashion-mnist",
+    "resnet18",
+    0.125,
+    train_images=10_000,
+    start=Recipe(epochs=3, lr=0.05, warmup=0.1),
+    recipe=Recipe(epochs=3, lr=0.05, warmup=0.1),
+    bits=("A4W2",),
+    claim_bits="A4W2",
+    trained_sigmas=(0.5,),
+    claim_chips=100,
+    chips=20,
+    sweep_images=250,
+)
 _TINY = Recipe(epochs=2, batch_size=32, lr=0.05, bn_draws=2)
+_FEW: dict = {"train_images": 64, "start": _TINY, "recipe": _TINY, "claim_chips": 3, "chips": 2, "sweep_images": 25}
 _OURS = {name: replace(how.recipe, bn_draws=200) for name, how in PROTOCOLS.items()}
 
 
@@ -110,9 +119,19 @@ def _ours(network: str, name: str, width: float, bits: tuple[str, ...], chips: i
     """A published size on its schedule, with our networks, quantizers, float start and BN re-estimation."""
     dataset, recipe = PROTOCOLS[name].dataset, _OURS[name]
     return Setting(
-        dataset, network, width, None, recipe, recipe, bits, bits[-1], (0.1, 0.2, 0.3, 0.4, 0.5), chips, max(100, chips // 10),
+        dataset,
+        network,
+        width,
+        train_images=None,
+        start=recipe,
+        recipe=recipe,
+        bits=bits,
+        claim_bits=bits[-1],
+        trained_sigmas=(0.1, 0.2, 0.3, 0.4, 0.5),
+        claim_chips=chips,
+        chips=max(100, chips // 10),
         sweep_images=1000,
-    )  # fmt: skip
+    )
 
 
 PROFILES = {
@@ -120,17 +139,14 @@ PROFILES = {
     for profile in (
         Profile(
             "smoke",
-            (
-                _quick_lenet(train_images=64, start=_TINY, recipe=_TINY, claim_chips=3, chips=2, sweep_images=25),
-                _quick_resnet(train_images=64, start=_TINY, recipe=_TINY, width=1 / 32, claim_chips=3, chips=2, sweep_images=25),
-            ),
+            (replace(_LENET, **_FEW), replace(_RESNET, width=1 / 32, **_FEW)),
             sigmas=(0.0, 0.3, 0.5),
             shares=(("proportional", (0.0, 0.5, 1.0)), ("layer-fixed", (0.0, 0.01, 0.5, 1.0))),
             cell_counts=(1, 64, 4096),
             column_counts=(1, 4),
             test_images=50,
         ),
-        Profile("quick", (_quick_lenet(), _quick_resnet()), test_images=1000, claims_expected=True),
+        Profile("quick", (_LENET, _RESNET), test_images=1000, claims_expected=True),
         Profile(
             "reduced",
             (
@@ -149,7 +165,11 @@ PROFILES = {
                 _ours("vgg11", "VGG-11", 1.0, ("A8W1", "A8W2", "A8W4"), 1000),
                 _ours("resnet18", "ResNet-18", 1.0, ("A8W1", "A8W2", "A8W4"), 1000),
             ),
-            published=(("LeNet-5", 1.0), *(("VGG-11", w) for w in (0.25, 1.0, 2.0)), *(("ResNet-18", w) for w in (0.25, 1.0))),
+            published=(
+                ("LeNet-5", 1.0),
+                *(("VGG-11", w) for w in (0.25, 1.0, 2.0)),
+                *(("ResNet-18", w) for w in (0.25, 1.0)),
+            ),
             published_chips=1000,
             seeds=(0, 1, 2),
         ),
@@ -158,17 +178,17 @@ PROFILES = {
 
 
 def profile(name: str, networks: str | None = None, seeds: str | None = None) -> Profile:
-    """The profile of that name, reduced to `networks` ("lenet5,vgg11"; default: ANALOG_PIM_NETWORKS) and to training
-    `seeds` ("0,1"; default: ANALOG_PIM_SEEDS), where any are named.
+    """The profile of that name, reduced to some `networks` ("lenet5,vgg11") and training `seeds` ("0,1"), if named.
 
-    Raises ValueError for an unknown profile or network, or a seed that the profile does not have."""
+    Raises InputError for an unknown profile or network, or a seed that the profile does not have."""
     found = PROFILES[one_of("profile", name, PROFILES)]
-    if some := seeds or os.environ.get(SEEDS_VARIABLE):
+    if seeds:
         known = {str(seed): seed for seed in found.seeds}
-        found = replace(found, seeds=tuple(known[one_of("seed of this profile", part.strip(), known)] for part in some.split(",")))
-    if not (chosen := networks or os.environ.get(NETWORKS_VARIABLE)):
+        wanted = [one_of("seed of this profile", part.strip(), known) for part in seeds.split(",")]
+        found = replace(found, seeds=tuple(known[part] for part in wanted))
+    if not networks:
         return found
-    names = [one_of("network", part.strip(), NETWORKS) for part in chosen.split(",")]
+    names = [one_of("network", part.strip(), NETWORKS) for part in networks.split(",")]
     return replace(
         found,
         settings=tuple(s for s in found.settings if s.network in names),

@@ -29,7 +29,7 @@ from ..variation import Variation
 
 REPORTED = ROOT / "data" / "reported.csv"
 ACCURACY = "accuracy (%)"
-_PLAIN = dict(weight_decay=0.0, schedule="step", bn_draws=0)
+_PLAIN: dict = {"weight_decay": 0.0, "schedule": "step", "bn_draws": 0}
 _CIFAR10, _CIFAR100 = Augment(crop=4, flip=True), Augment(crop=4, flip=True, rotate=15)
 
 
@@ -45,17 +45,24 @@ class Protocol:
 
 PROTOCOLS = {
     "LeNet-5": Protocol(
-        "lenet5-classic", "mnist", Recipe(epochs=91, optimizer="adam", lr=1e-3, period=30, decay=0.1, **_PLAIN),
+        "lenet5-classic",
+        "mnist",
+        Recipe(epochs=91, optimizer="adam", lr=1e-3, period=30, decay=0.1, **_PLAIN),
         "legacy-channels",
     ),
     "VGG-11": Protocol(
-        "vgg11", "cifar10",
-        Recipe(epochs=181, optimizer="adam", lr=1e-3, period=60, decay=0.1, augment=_CIFAR10, **_PLAIN), "legacy",
+        "vgg11",
+        "cifar10",
+        Recipe(epochs=181, optimizer="adam", lr=1e-3, period=60, decay=0.1, augment=_CIFAR10, **_PLAIN),
+        "legacy",
     ),
     "ResNet-18": Protocol(
-        "resnet18", "cifar100", Recipe(epochs=241, lr=0.1, period=60, decay=0.2, augment=_CIFAR100, **_PLAIN), "legacy"
+        "resnet18",
+        "cifar100",
+        Recipe(epochs=241, lr=0.1, period=60, decay=0.2, augment=_CIFAR100, **_PLAIN),
+        "legacy",
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,9 @@ def reported() -> list[Reported]:
     kinds = {"width": float, "sigma": float, "mean": float, "q05": float, "chips": int}
     return [
         Reported(**{name: kinds.get(name, str)(row[name]) for name in Reported.__dataclass_fields__})
-        for row in _rows() if row["quantity"] == ACCURACY
-    ]  # fmt: skip
+        for row in _rows()
+        if row["quantity"] == ACCURACY
+    ]
 
 
 VARIED = ("LeNet-5", "QAVAT", 0.4)  # network, method, σ of the row whose training is varied

@@ -11,20 +11,21 @@ from torch import Tensor, nn
 from ..networks import NAMES
 from ..quantizers import activation_quantizer
 from ..statistics import Claim, difference_of_proportions, proportion
-from ..trials import QUANTIZED, Measurement
+from ..trials import QUANTIZED
 from . import cases
+from .cases import Case
 from .claims import YIELD_MARGIN, exactly, scaled
 from .profiles import Profile
 
 
-def measurements(profile: Profile, seed: int = 0) -> list[Measurement]:
-    """Notebook 01: QAT of the first network at 1, 2 and 4 weight bits, learned step and line search, no variation."""
+def measurements(profile: Profile, seed: int = 0) -> list[Case]:
+    """QAT of the first network at 1, 2 and 4 weight bits, learned step and line search, no variation."""
     setting = profile.settings[0]
     tried = [("A4W1", "learned"), *((b, q) for b in ("A4W2", "A4W4") for q in ("learned", "line-search"))]
     tried += [("A2W2", "learned"), ("A1W1", "learned")]
     trials = [cases.trial(setting, "float", seed=seed)]
     trials += [cases.trial(setting, "QAT", bits, seed=seed, quantizers=kind) for bits, kind in tried]
-    return [cases.measured(profile, setting, t, 0.0) for t in trials]
+    return [cases.within(profile, setting, t, 0.0, quantizers=t.quantizers) for t in trials]
 
 
 def level_table(layers: Mapping[str, nn.Module]) -> pd.DataFrame:
@@ -39,11 +40,12 @@ def level_table(layers: Mapping[str, nn.Module]) -> pd.DataFrame:
 
 def level_claims(levels: pd.DataFrame) -> list[Claim]:
     """W bits give at most 2^W levels."""
-    return [
-        Claim(f"{bits} uses at most {2 ** int(bits[-1])} levels (levels to spare, + 1)", "largest layer",
-              exactly(2 ** int(bits[-1]) - len(rows) + 1), of="layer")
-        for bits, rows in levels.groupby("bits")
-    ]  # fmt: skip
+    claims = []
+    for bits, rows in levels.groupby("bits"):
+        allowed = 2 ** int(bits[-1])
+        statement = f"{bits} uses at most {allowed} levels (levels to spare, + 1)"
+        claims.append(Claim(statement, "largest layer", exactly(allowed - len(rows) + 1), of="layer"))
+    return claims
 
 
 def gradient_table(quantizers: Mapping[str, nn.Module], x: Tensor) -> pd.DataFrame:
@@ -66,7 +68,8 @@ def gradient_claims(curves: pd.DataFrame) -> list[Claim]:
     """The learned step passes the gradient exactly where |x| < n·s = 1."""
     rows = curves[curves.quantizer.str.startswith("learned")]
     agree = float(((rows.dq_dx == 1) == (rows.x.abs() < 1)).mean() * 100)
-    return [Claim("autograd passes the gradient just where |x| < n·s (% of points)", "learned step, n·s = 1", exactly(agree), 99.9, of="sweep")]
+    statement = "autograd passes the gradient just where |x| < n·s (% of points)"
+    return [Claim(statement, "learned step, n·s = 1", exactly(agree), 99.9, of="sweep")]
 
 
 def activation_views(image: Tensor, widths: Sequence[int]) -> dict[str, Tensor]:
@@ -82,7 +85,11 @@ def view_table(views: Mapping[str, Tensor]) -> pd.DataFrame:
     """view, levels, rms error against the float image (in its own standard deviations)."""
     reference = views["float"]
     rows = [
-        {"view": name, "levels": len(picture.unique()), "rms_error": float((picture - reference).square().mean().sqrt())}
+        {
+            "view": name,
+            "levels": len(picture.unique()),
+            "rms_error": float((picture - reference).square().mean().sqrt()),
+        }
         for name, picture in views.items()
     ]
     return pd.DataFrame(rows)
@@ -91,31 +98,34 @@ def view_table(views: Mapping[str, Tensor]) -> pd.DataFrame:
 def view_claims(numbers: pd.DataFrame) -> list[Claim]:
     """Four bits at least halve the error of two."""
     error = numbers.set_index("view").rms_error
-    return [Claim("2 bits have more than twice the rms error of 4 bits (ratio)", "this image", exactly(error["2 bits"] / error["4 bits"]), 2.0, of="image")]
+    ratio = exactly(error["2 bits"] / error["4 bits"])
+    return [Claim("2 bits have more than twice the rms error of 4 bits (ratio)", "this image", ratio, 2.0, of="image")]
+
+
+def shares_right(table: pd.DataFrame) -> pd.DataFrame:
+    """method, bits, quantizers (index): share, the `Estimate` of the images that are right."""
+    counts = table.groupby(["method", "bits", "quantizers"])[["correct", "images"]].sum()
+    counts["share"] = [proportion(int(c), int(n)) for c, n in zip(counts.correct, counts.images, strict=True)]
+    return counts
 
 
 def bits_table(table: pd.DataFrame) -> pd.DataFrame:
     """label, quantizers, accuracy with Wilson interval over the test images (%), best first."""
     rows = []
-    for (method, bits, kind), counts in table.groupby(["method", "bits", "quantizers"])[["correct", "images"]].sum().iterrows():
-        share = scaled(proportion(int(counts.correct), int(counts.images)), 100)
+    for (method, bits, kind), found in shares_right(table).share.items():
+        percent = scaled(found, 100)
         label = "float" if method not in QUANTIZED else bits + (", line search" if kind == "line-search" else "")
-        rows.append({"label": label, "bits": bits, "quantizers": kind, "accuracy": share.value, "low": share.low, "high": share.high})
+        row = {"label": label, "bits": bits, "quantizers": kind}
+        rows.append(row | {"accuracy": percent.value, "low": percent.low, "high": percent.high})
     return pd.DataFrame(rows).sort_values("accuracy", ignore_index=True)
 
 
-def bits_claims(table, profile: Profile) -> list[Claim]:
-    """Notebook 01: what the bits cost on an ideal chip, against the float network on the same images."""
-    setting = profile.settings[0]
-    right = table[table.sigma == 0].groupby(["method", "bits", "quantizers"])[["correct", "images"]].sum()
-    share = {key: proportion(int(row.correct), int(row.images)) for key, row in right.iterrows()}
-    whole = share["float", "float", "learned"]
-    return [
-        Claim(
-            f"{bits} costs less than {YIELD_MARGIN:g} points (points to spare)",
-            f"{NAMES[setting.network]}, ideal chip",
-            scaled(difference_of_proportions(share["QAT", bits, "learned"], whole), 100, YIELD_MARGIN),
-            of="images",
-        )
-        for bits in ("A4W4", "A4W2", "A4W1", "A2W2", "A1W1")
-    ]
+def bits_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
+    """What the bits cost on an ideal chip, against the float network on the same images."""
+    share, claims = shares_right(table).share, []
+    for bits in ("A4W4", "A4W2", "A4W1", "A2W2", "A1W1"):
+        lost = difference_of_proportions(share["QAT", bits, "learned"], share["float", "float", "learned"])
+        statement = f"{bits} costs less than {YIELD_MARGIN:g} points (points to spare)"
+        point = f"{NAMES[profile.settings[0].network]}, ideal chip"
+        claims.append(Claim(statement, point, scaled(lost, 100, YIELD_MARGIN), of="images"))
+    return claims

@@ -19,18 +19,12 @@ from pathlib import Path
 
 from ..checks import RunError, StorageError
 from ..data import ROOT
-from ..experiments import cluster
+from ..experiments.settings import Settings
 from .profiles import Profile
 
 # the notebook that reads the figures of others, so it is rendered when they are done
 PUBLISHED, READ = "07", ("03", "05")
-# papermill that ends itself when the run is gone, however it went: only the run holds the other end of its input
-WATCHED_PAPERMILL = """
-import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
-from papermill.cli import papermill
-papermill()
-"""
+WATCHED_PAPERMILL = Path(__file__).with_name("watched_papermill.py")
 RENDERERS = ("papermill", "ipykernel", "nbconvert")
 
 
@@ -63,7 +57,7 @@ def say(text: str = "", end: str = "\n") -> None:
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -83,25 +77,27 @@ def require_renderers() -> None:
 def empty_stage(chosen: Profile) -> Path:
     """The empty folder that notebooks write their figures to, within that of their pages."""
     staged = ROOT / "build" / chosen.name / "staged"
-    with writing(staged.parent):
+    with explained(staged.parent):
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True, exist_ok=True)
     return staged
 
 
-def render(chosen: Profile, selected: dict[str, Path], staged: Path) -> list[Outcome]:
+def render(chosen: Profile, selected: dict[str, Path], staged: Path, settings: Settings) -> list[Outcome]:
     """Execute the notebooks, as many at a time as there are cores; the order of the report is theirs."""
     # the last chapters take longest: begun first, they leave no core idle at the end
-    waiting = sorted(reversed(selected.values()), key=lambda path: path.name.startswith(PUBLISHED))
-    running, outcomes, began = {}, {}, time.monotonic()
-    at_once = max(1, min(len(selected), cluster.jobs()))
+    waiting = list(reversed(selected.values()))
+    waiting.sort(key=lambda path: path.name.startswith(PUBLISHED))
+    running: dict[Path, tuple[subprocess.Popen, float]] = {}
+    outcomes: dict[Path, Outcome] = {}
+    began, at_once = time.monotonic(), max(1, min(len(selected), settings.workers))
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 if waiting[0].name.startswith(PUBLISHED) and any(path.name.startswith(READ) for path in running):
                     break
                 path = waiting.pop(0)
-                running[path] = (_start(path, chosen, staged, at_once), time.monotonic())
+                running[path] = (_start(path, chosen, staged, settings), time.monotonic())
             time.sleep(0.05)
             for path, (process, since) in list(running.items()):
                 if process.poll() is not None:
@@ -119,21 +115,20 @@ def render(chosen: Profile, selected: dict[str, Path], staged: Path) -> list[Out
     return [outcomes[path] for path in selected.values()]
 
 
-def _start(path: Path, chosen: Profile, staged: Path, at_once: int) -> subprocess.Popen:
-    """papermill in a process of its own, which a Ctrl-C in the terminal does not reach."""
-    threads = str(max(1, (os.cpu_count() or 1) // at_once))
-    settings = {"JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": threads}
-    environment = os.environ | settings | {"ANALOG_PIM_FIGURES": str(staged)}
-    command = [sys.executable, "-c", WATCHED_PAPERMILL, str(path), str(staged.parent / path.name)]
+def _start(path: Path, chosen: Profile, staged: Path, settings: Settings) -> subprocess.Popen:
+    """papermill in a process of its own, which a Ctrl-C in the terminal does not reach.
+
+    One thread a kernel, however many run at once: the last digits of a sum depend on it."""
+    environment = os.environ | settings.but(figures=staged).environment()
+    environment |= {"JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(WATCHED_PAPERMILL), str(path), str(staged.parent / path.name)]
     # --no-request-…: it would write the whole notebook twice a cell
     command += ["--no-progress-bar", "--kernel", "python3", "--no-request-save-on-cell-execute"]
-    with writing(staged.parent):
-        log = open(staged.parent / f"{path.stem}.log", "wb")
-    with log:
+    command += ["--cwd", str(path.parent), "-p", "PROFILE", chosen.name]
+    with explained(staged.parent), open(staged.parent / f"{path.stem}.log", "wb") as log:
         return subprocess.Popen(
-            [*command, "--cwd", str(path.parent), "-p", "PROFILE", chosen.name],
-            env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
 
 
 def _finish(path: Path, code: int, chosen: Profile, staged: Path) -> Outcome:
@@ -146,12 +141,12 @@ def _finish(path: Path, code: int, chosen: Profile, staged: Path) -> Outcome:
     body, _ = HTMLExporter().from_filename(str(executed))
     write(executed.with_suffix(".html"), body)
     claims = _claims(staged, number)
-    with writing(chosen.figures):
+    with explained(chosen.figures):
         return Outcome(path.stem, "ok", figures=_publish(staged, chosen, number), claims=claims)
 
 
 def write(path: Path, text: str) -> None:
-    with writing(path.parent):
+    with explained(path.parent):
         path.write_text(text, "utf-8", "backslashreplace")  # half a surrogate pair in a message is no reason to fail
 
 

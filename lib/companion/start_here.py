@@ -10,22 +10,18 @@ from torch import Tensor
 
 from ..networks import NAMES
 from ..statistics import Claim, mean, paired_difference, proportion
-from ..trials import Measurement
 from . import cases
-from .cases import accuracies
-from .claims import scaled
+from .cases import Case
+from .claims import accuracies, scaled
 from .profiles import Profile
 
 
-def measurements(profile: Profile, seed: int = 0) -> list[Measurement]:
-    """Notebook 00: the first network, QAT and QAVAT, on ideal chips and at the claim's σ."""
-    setting = profile.settings[0]
-    top = profile.claim_sigma
-    return [
-        cases.measured(profile, setting, cases.trial(setting, method, setting.claim_bits, cases.training(setting, top), seed), sigma)
-        for method in ("QAT", "QAVAT")
-        for sigma in (0.0, top)
-    ]
+def measurements(profile: Profile, seed: int = 0) -> list[Case]:
+    """The first network, QAT and QAVAT, on ideal chips and at the claim's σ."""
+    setting, top = profile.settings[0], profile.claim_sigma
+    trained = cases.training(setting, top)
+    trials = [cases.trial(setting, method, setting.claim_bits, trained, seed) for method in ("QAT", "QAVAT")]
+    return [cases.within(profile, setting, t, sigma) for t in trials for sigma in (0.0, top)]
 
 
 def spread(chips: Sequence[int], centre: float, width: float = 0.25) -> np.ndarray:
@@ -41,15 +37,15 @@ def predictions(labels: Tensor, before: Tensor, after: Tensor) -> pd.DataFrame:
 def one_chip_claims(labels: Tensor, before: Tensor, after: Tensor) -> list[Claim]:
     """More than half of a handful of images stay right on one chip: shown, not expected."""
     right = scaled(proportion(int((after == labels).sum()), len(labels)), 100)
-    return [Claim("one chip gets more than 50 % of these images right (%)", f"chip 0, {len(labels)} images", right, 50.0, of="images")]
+    statement, point = "one chip gets more than 50 % of these images right (%)", f"chip 0, {len(labels)} images"
+    return [Claim(statement, point, right, 50.0, of="images")]
 
 
-def drop_claims(table, profile: Profile) -> list[Claim]:
-    """Notebook 00: the variability-oblivious network loses accuracy on real chips, and QAVAT loses less."""
+def drop_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
+    """The variability-oblivious network loses accuracy on real chips, and QAVAT loses less."""
     setting, top = profile.settings[0], profile.claim_sigma
     lost = {
-        method: accuracies(table, setting, method, setting.claim_bits, 0.0)[0]
-        - accuracies(table, setting, method, setting.claim_bits, top)
+        method: accuracies(table, method=method, sigma=0.0)[0] - accuracies(table, method=method, sigma=top)
         for method in ("QAT", "QAVAT")
     }
     point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {top:g}"

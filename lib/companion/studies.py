@@ -12,16 +12,21 @@ from . import (
     start_here,
     variation_and_chips,
     within_and_between_chips,
-)  # fmt: skip
+)
 from .profiles import Profile
 
 ALL = {
-    "00": start_here.measurements, "01": quantizers.measurements, "02": variation_and_chips.measurements,
-    "03": accuracy_vs_sigma.measurements, "04": within_and_between_chips.measurements, "05": self_tuning.measurements,
-    "06": cost_of_self_tuning.measurements, "07": paper_versus_ours.measurements,
-}  # fmt: skip
+    "00": start_here.measurements,
+    "01": quantizers.measurements,
+    "02": variation_and_chips.measurements,
+    "03": accuracy_vs_sigma.measurements,
+    "04": within_and_between_chips.measurements,
+    "05": self_tuning.measurements,
+    "06": cost_of_self_tuning.measurements,
+    "07": paper_versus_ours.measurements,
+}
 
 
 def every_measurement(profile: Profile, notebooks, seed: int = 0) -> list[Measurement]:
     """The union of the studies behind some notebooks ("00", …)."""
-    return [m for name in notebooks if name in ALL for m in ALL[name](profile, seed)]
+    return [case.measurement for name in notebooks if name in ALL for case in ALL[name](profile, seed)]

@@ -1,7 +1,7 @@
 """Where tasks run: worker processes of this machine, or a Dask scheduler that somebody else started.
 
-Locally --jobs (ANALOG_PIM_JOBS) processes, 0 for none beside this one.  Elsewhere --scheduler tcp://HOST:PORT, or
-Dask's own DASK_SCHEDULER_ADDRESS; workers import the installed project, have one thread each and need no shared disk.
+Locally --jobs processes, 0 for none beside this one.  Elsewhere --scheduler tcp://HOST:PORT; workers import the
+installed project, have one thread each and need no shared disk.
 """
 
 from __future__ import annotations
@@ -9,23 +9,20 @@ from __future__ import annotations
 import copyreg
 import functools
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
 
-from ..checks import InputError, RunError, integer
+from ..checks import InputError, RunError
 from ..sources import PACKAGE
 from . import workers
+from .settings import Settings
 
-JOBS_VARIABLE = "ANALOG_PIM_JOBS"
-SCHEDULER_VARIABLE = "DASK_SCHEDULER_ADDRESS"
-MEMORY = 2 * 2**30  # bytes that a local worker may need
 ATTEMPTS = 3  # to start local workers
 PATIENCE = 60  # seconds for the first worker of a scheduler to come
-SETTINGS = {
+DASK = {
     # Dask lets glibc give freed memory back at once; torch would fault it in again at every step, at half speed
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**32,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
@@ -37,21 +34,8 @@ SETTINGS = {
 }
 
 
-def jobs(number: int | str | None = None) -> int:
-    """Local workers: the argument, else ANALOG_PIM_JOBS, else one a core as far as memory reaches."""
-    number = os.environ.get(JOBS_VARIABLE) if number is None else number
-    if number in (None, ""):
-        from dask.system import CPU_COUNT
-        from distributed.system import MEMORY_LIMIT
-
-        return max(1, min(CPU_COUNT, MEMORY_LIMIT // MEMORY))
-    if not str(number).isdecimal():  # isdigit takes ² too
-        raise InputError(f"jobs must be a whole number from 0 to 256, got {number!r}; 0 computes in this process")
-    return integer("jobs", int(number), 0, 256)
-
-
 @contextmanager
-def connected(tasks: int) -> Iterator:
+def connected(tasks: int, settings: Settings) -> Iterator:
     """A Dask client, its workers checked; no more local workers than tasks.
 
     Raises RunError where no worker comes, where one has other code, and where workers or their memory are lost."""
@@ -60,18 +44,22 @@ def connected(tasks: int) -> Iterator:
 
     for name in ("distributed", "distributed.client"):  # what concerns a user reaches him as an exception
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    with dask.config.set(SETTINGS):
-        if address := os.environ.get(SCHEDULER_VARIABLE) or dask.config.get("scheduler-address", None):
+    with dask.config.set(DASK):
+        if address := settings.scheduler or dask.config.get("scheduler-address", None):
             with _losses_explained(f"scheduler at {address}"), _remote(address) as client:
                 _verify(client, "install the same on both: pip install -e .")
                 yield client
             return
-        n = min(jobs(), max(1, tasks))
+        n = min(settings.workers, max(1, tasks))
         alone = _main_left_alone() if n else nullcontext()
-        with _losses_explained("worker processes"), alone, _started(n) as cluster:
-            with Client(cluster, set_as_default=False) as client:
-                _verify(client, "it changed on disk while the run started; start again")
-                yield client
+        with (
+            _losses_explained("worker processes"),
+            alone,
+            _started(n) as workers_here,
+            Client(workers_here, set_as_default=False) as client,
+        ):
+            _verify(client, "it changed on disk while the run started; start again")
+            yield client
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""collect(): measurements in, one table of counts out.  What the store lacks is trained and measured, in segments.
+"""collect(): measurements in, counts out.  What the store lacks is trained and measured, in segments.
 
 Every segment (a training epoch, a few seconds of chips) is a Dask task that takes a state and returns one, so an
 interrupt or a lost worker costs a segment; the client submits what has become possible and stores what comes back.
@@ -6,52 +6,68 @@ interrupt or a lost worker costs a segment; the client submits what has become p
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
+import torch
 
 from ..checks import InputError, RunError
+from ..conversion import to_analog
 from ..data import Dataset, fingerprint, load
-from ..evaluation import Counts
-from ..sources import MEASURING_SOURCES, PACKAGE, TRAINING_SOURCES, require_unchanged
+from ..evaluation import Counts, best_precision
+from ..networks import build
+from ..sources import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
 from ..training import State
-from ..trials import Measurement, Trial, restored
+from ..trials import Measurement, Trial
 from . import cluster, timing, workers
-from .hardware import device, precision
-from .store import DTYPE, Store, key_of
+from .settings import Settings
+from .store import DTYPE, key_of
 
 SHARD_SECONDS = 8.0  # of a task that measures, as estimated; half of that on the processors we know
 URGENT = 10**9  # Dask priority of what is quick and needed by others
 
 
-def dataset_of(trial: Trial) -> Dataset:
-    return load(trial.dataset)
+def dataset_of(trial: Trial, settings: Settings) -> Dataset:
+    return load(trial.dataset, settings.data)
 
 
-def trial_key(trial: Trial) -> str:
-    return key_of({"trial": trial.config(), "data": fingerprint(trial.dataset), "dtype": DTYPE}, TRAINING_SOURCES)
+def trial_key(trial: Trial, settings: Settings) -> str:
+    data = fingerprint(trial.dataset, settings.data)
+    return key_of({"trial": trial.config(), "data": data, "dtype": DTYPE}, TRAINING_SOURCES)
 
 
-def measurement_key(m: Measurement, store: Store) -> str | None:
+def measurement_key(m: Measurement, settings: Settings) -> str | None:
     """Of the counts of a network as the store holds it; None where it is still to be trained."""
-    if (content := store.checkpoint_digest(trial_key(m.trial))) is None:
+    trial = trial_key(m.trial, settings)
+    if (content := settings.store.checkpoint_digest(trial)) is None:
         return None
-    config = {
-        "trial": trial_key(m.trial),
-        "checkpoint": content,
-        "measurement": m.config(),
-        "dtype": precision(m.trial),
-    }
+    config = {"trial": trial, "checkpoint": content, "measurement": m.config(), "dtype": precision(m.trial, settings)}
     return key_of(config, MEASURING_SOURCES)
 
 
-def stored(m: Measurement, store: Store) -> Counts:
-    """The chips of a measurement that the store has."""
-    key = measurement_key(m, store)
-    return store.counts(key) if key else Counts(*np.zeros((3, 0), np.int64))
+def precision(trial: Trial, settings: Settings) -> str:
+    """Of the Monte Carlo of a trial's network: that of the settings, else the best here; the client decides for all."""
+    if settings.precision:
+        return settings.precision
+    of = timing.shape(trial.dataset)
+    return _best_precision(trial.network, trial.width, of.channels, of.classes, of.size, settings.device)
+
+
+@lru_cache
+def _best_precision(name: str, width: float, channels: int, classes: int, size: int, device: str) -> str:
+    net = to_analog(build(name, channels, classes, size, width)).to(device)
+    return best_precision(net, torch.zeros(2, channels, size, size, device=device))
+
+
+def stored(m: Measurement, settings: Settings) -> Counts:
+    """The chips of a measurement that the store has, of those asked for."""
+    key = measurement_key(m, settings)
+    counts = settings.store.counts(key) if key else Counts(*np.zeros((3, 0), np.int64))
+    asked = counts.chips < m.chips
+    return Counts(counts.chips[asked], counts.images[asked], counts.correct[asked])
 
 
 @dataclass(frozen=True)
@@ -61,19 +77,24 @@ class Work:
     trials: list[Trial]
     measurements: list[tuple[Measurement, list[int]]]
 
+    def seconds(self, device: str) -> float:
+        """Estimated time on one core (or GPU) of this machine."""
+        training = sum(timing.training_seconds(trial, device) for trial in self.trials)
+        return training + sum(len(chips) * timing.chip_seconds(m, device) for m, chips in self.measurements)
 
-def missing(measurements: Iterable[Measurement], store: Store) -> Work:
+
+def missing(measurements: Iterable[Measurement], settings: Settings) -> Work:
     """What is not stored.  Of a dataset that is still to be downloaded nothing is: keys hold its content."""
-    wanted, trials, gaps = merged(measurements), {}, []
-    readable = {name for name in {m.trial.dataset for m in wanted} if timing.at_hand(name)}
+    wanted, gaps = merged(measurements), []
+    trials: dict[Trial, None] = {}
+    readable = {name for name in {m.trial.dataset for m in wanted} if timing.at_hand(name, settings.data)}
     for m in wanted:
         known = m.trial.dataset in readable
-        done = set(stored(m, store).chips.tolist()) if known else ()
-        chips = [chip for chip in range(m.chips) if chip not in done]
-        if chips:
+        done = set(stored(m, settings).chips.tolist()) if known else set()
+        if chips := [chip for chip in range(m.chips) if chip not in done]:
             gaps.append((m, chips))
             for trial in _lineage(m.trial):
-                if trial not in trials and not (known and store.has_checkpoint(trial_key(trial))):
+                if trial not in trials and not (known and _is_trained(trial, settings)):
                     trials[trial] = None
     return Work(list(trials), gaps)
 
@@ -85,9 +106,8 @@ def merged(measurements: Iterable[Measurement]) -> list[Measurement]:
         try:
             hash(m)
         except TypeError as error:
-            raise InputError(
-                f"a tuning of {m.label} has a field that may change ({error}); use tuples in the place of lists and arrays"
-            ) from None
+            fault = f"a tuning of {m.label} has a field that may change ({error})"
+            raise InputError(f"{fault}; use tuples in the place of lists and arrays") from None
         bare = replace(m, chips=1)
         chips[bare] = max(m.chips, chips.get(bare, 0))
     return [replace(bare, chips=n) for bare, n in chips.items()]
@@ -98,66 +118,63 @@ def _lineage(trial: Trial) -> list[Trial]:
     return [*(_lineage(trial.parent) if trial.parent else []), trial]
 
 
-def collect(measurements: Iterable[Measurement], store: Store | None = None, progress: bool = True):
-    """A pandas table with a row per measurement and chip: `Measurement.row`, key, chip, images, correct, accuracy (%).
+def _is_trained(trial: Trial, settings: Settings) -> bool:
+    return settings.store.has_checkpoint(trial_key(trial, settings))
 
-    Trains and measures what the store lacks.  The table depends on the store's content alone; for no measurements it is
-    empty.  Raises RunError where the sources on disk are no longer those that were imported."""
+
+def collect(
+    measurements: Iterable[Measurement], settings: Settings | None = None, progress: bool = True
+) -> dict[Measurement, Counts]:
+    """The counts of every measurement, under the measurement that asked for them; `frame` makes a table of them.
+
+    Trains and measures what the store lacks; the result depends on the store's content alone.
+    Raises RunError where the sources on disk are no longer those that were imported."""
     require_unchanged()
-    store = store or Store()
+    settings = settings or Settings.read()
     wanted = list(measurements)
-    work = missing(wanted, store)
+    work = missing(wanted, settings)
     if work.measurements:
-        _compute(work, store, progress)
-    return table(wanted, store)
+        _compute(work, settings, progress)
+    return {m: stored(m, settings) for m in wanted}
 
 
-def table(measurements: Iterable[Measurement], store: Store):
+def frame(found: Mapping[Measurement, Counts]):
+    """A pandas table with a row per measurement and chip: `Measurement.row`, chip, images, correct, accuracy (%)."""
     import pandas as pd
 
-    rows, parts = [], []
-    for m in merged(measurements):
-        key, counts = measurement_key(m, store), stored(m, store).to_frame()
-        rows.append(m.row() | {"key": key[:16]})
-        parts.append(counts[counts.chip < m.chips])
-    if not rows:
-        return pd.DataFrame()
-    about = pd.DataFrame(rows)
-    repeated = about.loc[about.index.repeat([len(part) for part in parts])].reset_index(drop=True)
-    return pd.concat([pd.concat(parts, ignore_index=True), repeated], axis=1)
+    parts = [counts.to_frame().assign(**m.row()) for m, counts in found.items()]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _compute(work: Work, store: Store, progress: bool) -> None:
+def _compute(work: Work, settings: Settings, progress: bool) -> None:
     from distributed import KilledWorker
     from tqdm import tqdm
 
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     calm = 0.5 if sys.stderr.isatty() else 30  # seconds between lines of a log file
-    tasks = len(work.trials) + len(work.measurements)
+    tasks, total = len(work.trials) + len(work.measurements), work.seconds(settings.device)
     with (
-        tqdm(total=seconds(work), bar_format=form, disable=not progress, mininterval=calm, dynamic_ncols=True) as bar,
-        cluster.connected(tasks) as client,
+        tqdm(total=total, bar_format=form, disable=not progress, mininterval=calm, dynamic_ncols=True) as bar,
+        cluster.connected(tasks, settings) as client,
     ):
         try:
-            _Run(client, work, store, bar).finish()
+            _Run(client, work, settings, bar).finish()
         except KilledWorker as error:
-            said = " ".join(str(error).split())[:200]
-            raise RunError(
-                f"workers died again and again on one task: for lack of memory (try --jobs 1), or in a library (--jobs 0 shows it): {said}"
-            ) from error
+            died = "workers died again and again on one task: for lack of memory (try --jobs 1), or in a library"
+            raise RunError(f"{died} (--jobs 0 shows it): {' '.join(str(error).split())[:200]}") from error
 
 
 class _Run:
     """The graph as it unfolds: a trial's checkpoint, once there, starts what waits for it."""
 
-    def __init__(self, client, work: Work, store: Store, bar):
+    def __init__(self, client, work: Work, settings: Settings, bar):
         from distributed import as_completed
 
-        self.client, self.store, self.bar, self.device = client, store, bar, str(device())
+        self.client, self.settings, self.store, self.bar = client, settings, settings.store, bar
         self.futures = as_completed(loop=client.loop)
         self.then: dict = {}  # future → what to do with its result
         self.waiting: dict[Trial, list[Callable[[State], None]]] = {}
-        self.urgency = _critical_paths(work)
+        self.urgency = _critical_paths(work, settings.device)
         for trial in work.trials:
             self.want(trial, lambda state: None)
         for m, chips in work.measurements:
@@ -173,13 +190,20 @@ class _Run:
         self.then[future] = then
         self.futures.add(future)
 
-    def held(self, state: State | None, key: str):
-        """A future of a state that any number of tasks may share; the scheduler keeps it while one of them needs it."""
-        return None if state is None else self.client.submit(workers.held, state, key=f"held-{key}", priority=URGENT)
+    def shared(self, state: State | None, key: str):
+        """A future of a state that any number of tasks may use; the scheduler keeps it while one of them needs it."""
+        return (
+            None if state is None else self.client.submit(workers.Shared, state, key=f"shared-{key}", priority=URGENT)
+        )
+
+    def source(self, trial: Trial) -> workers.Source:
+        """The trial's dataset, as a worker finds it."""
+        here = None if self.settings.scheduler else str(self.settings.data)
+        return workers.Source(trial.dataset, fingerprint(trial.dataset, self.settings.data), here)
 
     def want(self, trial: Trial, then: Callable[[State], None]) -> None:
         """Call then(state) with the trial's checkpoint: now, or when it has been trained."""
-        state = None if trial in self.waiting else self.store.checkpoint(trial_key(trial))
+        state = None if trial in self.waiting else self.store.checkpoint(trial_key(trial, self.settings))
         if state is not None:
             then(state)
         elif trial in self.waiting:
@@ -193,27 +217,21 @@ class _Run:
 
     def train(self, trial: Trial, parent: State | None) -> None:
         """Submit the next epoch of a trial."""
-        key = trial_key(trial)
+        key, device = trial_key(trial, self.settings), self.settings.device
         state = self.store.progress(key)
         epoch = int(state["epoch"]) + 1 if state else 1
-        start = None if state else self.held(parent, trial_key(trial.parent)) if parent else None
-        arguments = (
-            trial,
-            workers.about(trial),
-            dataset_of(trial).fingerprint,
-            start,
-            self.held(state, f"{key}-{epoch - 1}"),
-            epoch,
-            self.device,
-        )
-        last = trial.method == "PTQ-VAT" or epoch == trial.recipe.epochs
+        start = self.shared(parent, trial_key(trial.parent, self.settings)) if parent and not state else None
+        resumed = self.shared(state, f"{key}-{epoch - 1}")
+        arguments = trial, workers.about(trial), self.source(trial), start, resumed, epoch, device
+        segments = 1 if trial.method == "PTQ-VAT" else trial.recipe.epochs
 
         def store(state: State) -> None:
             self.bar.set_description(f"train {trial.label}", refresh=False)
-            self.bar.update(seconds(Work([trial], [])) / (1 if trial.method == "PTQ-VAT" else trial.recipe.epochs))
-            if not last:
+            self.bar.update(Work([trial], []).seconds(device) / segments)
+            if epoch < segments:
                 self.store.save_progress(key, state, trial.config())
-                return self.train(trial, parent)
+                self.train(trial, parent)
+                return
             self.store.save_checkpoint(key, state, trial.config())
             for then in self.waiting.pop(trial):
                 then({name: tensor for name, tensor in state.items() if name.startswith("net/")})
@@ -222,13 +240,14 @@ class _Run:
 
     def measure(self, m: Measurement, chips: list[int], state: State) -> None:
         """Submit the missing chips of a measurement, in groups of about SHARD_SECONDS."""
-        key, config = measurement_key(m, self.store), {"trial": m.trial.config(), **m.config()}
-        cost = seconds(Work([], [(m, chips)])) / len(chips)  # a chip
+        key, config = measurement_key(m, self.settings), {"trial": m.trial.config(), **m.config()}
+        cost = Work([], [(m, chips)]).seconds(self.settings.device) / len(chips)  # of a chip
         known = set(self.store.counts(key).chips.tolist())  # of a network that was lost and came out the same again
         self.bar.update(sum(chip in known for chip in chips) * cost)
         chips = [chip for chip in chips if chip not in known]
         size = max(1, round(SHARD_SECONDS / cost))
-        checkpoint, data = self.held(state, trial_key(m.trial)), dataset_of(m.trial).fingerprint
+        checkpoint = self.shared(state, trial_key(m.trial, self.settings))
+        how = precision(m.trial, self.settings), self.settings.device
 
         def store(counts: Counts) -> None:
             self.bar.set_description(m.label, refresh=False)
@@ -236,61 +255,21 @@ class _Run:
             self.bar.update(len(counts.chips) * cost)
 
         for part in (chips[i : i + size] for i in range(0, len(chips), size)):
-            arguments = m, workers.about(m), data, checkpoint, part, precision(m.trial), self.device
+            arguments = m, workers.about(m), self.source(m.trial), checkpoint, part, *how
             self.submit(store, workers.measured, *arguments, key=f"measure-{key}-{part[0]}-{part[-1]}", priority=-1)
 
 
-def _critical_paths(work: Work) -> dict[Trial, float]:
+def _critical_paths(work: Work, device: str) -> dict[Trial, float]:
     """Trial → estimated seconds of the longest chain of trainings that begins with it: what should start first."""
     paths: dict[Trial, float] = {}
     for trial in reversed(work.trials):  # children after their parents
         below = max((paths[t] for t in paths if t.parent == trial), default=0.0)
-        paths[trial] = seconds(Work([trial], [])) + below
+        paths[trial] = Work([trial], []).seconds(device) + below
     return paths
 
 
-def _ensure(trial: Trial, store: Store) -> None:
+def ensure(trial: Trial, settings: Settings) -> None:
     """Train a trial now if the store lacks it or finds it damaged."""
-    if not store.has_checkpoint(trial_key(trial)):
-        missing = [t for t in _lineage(trial) if not store.has_checkpoint(trial_key(t))]
-        _compute(Work(missing, []), store, progress=False)
-
-
-def network(trial: Trial, store: Store | None = None):
-    """The trained network of a trial, in evaluation mode on the CPU; trained now if the store lacks it."""
-    store = store or Store()
-    _ensure(trial, store)
-    return restored(trial, dataset_of(trial), store.checkpoint(trial_key(trial)))
-
-
-def kept(made: Callable, trials: Mapping[Hashable, Trial], **arguments):
-    """The table that made(networks, dataset, **arguments) returns, computed once: from then on it is the store's.
-
-    made: a function of this package; its module is part of the key.  trials: label → trial, all of one dataset; `made` is
-    given label → trained network.  arguments: plain values.  Computed on a task's threads, so that the table does not
-    depend on who made it.  Raises ValueError for a function from elsewhere."""
-    import pandas as pd
-
-    package, _, module = made.__module__.partition(".")
-    if package != PACKAGE:
-        instead = f"allowed are functions of {PACKAGE}; call it with the networks instead"
-        raise InputError(f"{made.__name__} of {made.__module__} cannot be kept: {instead}")
-    store, sources = Store(), (*MEASURING_SOURCES, "accounting", module)
-    require_unchanged(sources)
-    for t in trials.values():
-        _ensure(t, store)
-    networks = [[label, store.checkpoint_digest(trial_key(t))] for label, t in trials.items()]
-    about = {"table": made.__name__, "networks": networks, "arguments": arguments, "dtype": DTYPE}
-    if (text := store.table(key := key_of(about, sources))) is None:
-        with workers.pinned():
-            data = dataset_of(next(iter(trials.values())))
-            found = made({label: network(t, store) for label, t in trials.items()}, data, **arguments)
-        store.save_table(key, text := found.to_csv(index=False, lineterminator="\n"), about)
-    return pd.read_csv(io.StringIO(text))
-
-
-def seconds(work: Work) -> float:
-    """Estimated time of the missing work on one core (or GPU) of this machine."""
-    where = str(device())
-    training = sum(timing.training_seconds(trial, where) for trial in work.trials)
-    return training + sum(len(chips) * timing.chip_seconds(m, where) for m, chips in work.measurements)
+    if not _is_trained(trial, settings):
+        untrained = [t for t in _lineage(trial) if not _is_trained(t, settings)]
+        _compute(Work(untrained, []), settings, progress=False)

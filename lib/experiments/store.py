@@ -1,10 +1,10 @@
-"""The store: checkpoints, counts, small tables and folders of files under the key of what made them.
+"""The store: checkpoints, counts and small tables under the key of what made them.
 
-A key is SHA-256 over the canonical configuration, the dataset fingerprint, the dtype, and the sources of the stage as they
-were imported: adding a tuner keeps every checkpoint, a changed number in a formula does not.  Comments and docstrings do
-not count.  Nothing is written once the sources on disk are other ones: a later run would take it for its own.
-Every file (or folder) carries the SHA-256 of its content in its name and appears by one rename: a reader sees all of it
-or nothing, a damaged one is noticed, and several runs may share a store.  Nothing is unpickled.
+A key is SHA-256 over the canonical configuration, the dataset fingerprint, the dtype, and the sources of the stage as
+they were imported: adding a tuner keeps every checkpoint, a changed number in a formula does not.  Comments and
+docstrings do not count.  Nothing is written once the sources on disk are other ones: a later run would take it for its
+own.  Every file carries the SHA-256 of its content in its name and appears by one rename: a reader sees all of it or
+nothing, a damaged one is noticed, and several runs may share a store.  Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,25 +23,13 @@ import numpy as np
 from safetensors import torch as safe
 
 from ..checks import StorageError
-from ..data import ROOT
 from ..evaluation import Counts
 from ..sources import SOURCES, require_unchanged, source_digest
 from ..training import State
 
-CACHE_VARIABLE = "ANALOG_PIM_CACHE"
 DTYPE = "float32"
+CACHE_VARIABLE = "ANALOG_PIM_CACHE"
 COLUMNS = ("chip", "images", "correct")
-
-
-def cache_folder() -> Path:
-    """The variable ANALOG_PIM_CACHE, else cache/ of the checkout, else (plain installation) the user's cache."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    if (ROOT / "pyproject.toml").exists():
-        return ROOT / "cache"
-    from platformdirs import user_cache_path
-
-    return user_cache_path("analog-pim-companion") / "cache"
 
 
 def key_of(config: dict, sources: Iterable[str], texts: Mapping[str, str] = SOURCES) -> str:
@@ -52,19 +40,11 @@ def key_of(config: dict, sources: Iterable[str], texts: Mapping[str, str] = SOUR
     return hashlib.sha256((canonical + source_digest(sources, texts)).encode()).hexdigest()
 
 
-def _tree_digest(folder: Path) -> str:
-    """SHA-256 (16 hex digits) over the names and contents of all files below a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
 class Store:
-    """A folder with checkpoints/, progress/ (unfinished trainings), counts/, tables/ and folders/."""
+    """A folder with checkpoints/, progress/ (unfinished trainings), counts/ and tables/."""
 
-    def __init__(self, folder: str | Path | None = None):
-        self.folder = Path(folder) if folder else cache_folder()
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
@@ -75,8 +55,8 @@ class Store:
         return self._state("checkpoints", key)
 
     def checkpoint_digest(self, key: str) -> str | None:
-        """SHA-256 (16 hex digits) of the content of a checkpoint: counts of a network stay with this network, even where
-        its training, done again on another processor, gives another one under the same key."""
+        """SHA-256 (16 hex digits) of the content of a checkpoint: counts of a network stay with this network, even
+        where its training, done again on another processor, gives another one under the same key."""
         files = self._files("checkpoints", key)
         return files[0].name.split(".")[-2] if files else None
 
@@ -117,7 +97,7 @@ class Store:
         self._write("counts", f"{key}.{rows[0, 0]:06d}", ".csv", text.encode())
         self._describe("counts", key, config)
 
-    # -- tables and folders -----------------------------------------------------------------------------------
+    # -- tables -----------------------------------------------------------------------------------------------
 
     def table(self, key: str) -> str | None:
         """The text of a table (CSV)."""
@@ -127,26 +107,6 @@ class Store:
     def save_table(self, key: str, text: str, config: dict) -> None:
         self._write("tables", key, ".csv", text.encode())
         self._describe("tables", key, config)
-
-    def folder_of(self, key: str, made: Callable[[Path], object]) -> Path:
-        """A folder that made(folder) has filled: complete, or not there."""
-        shelf = self._shelf("folders", key)
-        for path in shelf.glob(f"{key}.*"):
-            if _tree_digest(path) == path.suffix[1:]:
-                return path
-            self._report(path)
-            shutil.rmtree(path, ignore_errors=True)
-        with self._writing():
-            shelf.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=shelf, prefix=".writing-", ignore_cleanup_errors=True) as partial:
-                made(Path(partial))
-                path = shelf / f"{key}.{_tree_digest(Path(partial))}"
-                try:
-                    os.replace(partial, path)
-                except OSError:
-                    if not path.is_dir():  # else another run was first
-                        raise
-        return path
 
     # -- upkeep -----------------------------------------------------------------------------------------------
 
@@ -171,9 +131,7 @@ class Store:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StorageError(
-                f"cannot read {shelf} ({error.strerror or error}); see to its rights, or name another folder with {CACHE_VARIABLE}"
-            ) from error
+            raise _unreadable(shelf, error) from error
         return sorted(
             shelf / name for name in names if name.startswith(f"{key}.") and name.endswith((".safetensors", ".csv"))
         )
@@ -193,9 +151,7 @@ class Store:
         except FileNotFoundError:  # another run has just replaced it
             return None
         except OSError as error:
-            raise StorageError(
-                f"cannot read {path} ({error.strerror or error}); see to its rights, or name another folder with {CACHE_VARIABLE}"
-            ) from error
+            raise _unreadable(path, error) from error
         if hashlib.sha256(content).hexdigest()[:16] == path.name.split(".")[-2]:
             return content
         self._report(path)
@@ -250,6 +206,11 @@ class Store:
             yield
         except OSError as error:
             raise StorageError(
-                f"cannot write to the store {self.folder} ({error.strerror or error}); free space or rights there, or name "
-                f"another folder with {CACHE_VARIABLE}; nothing stored so far is lost"
+                f"cannot write to the store {self.folder} ({error.strerror or error}); free space or rights there, or "
+                f"name another folder with {CACHE_VARIABLE}; nothing stored so far is lost"
             ) from error
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    fix = f"see to its rights, or name another folder with {CACHE_VARIABLE}"
+    return StorageError(f"cannot read {path} ({error.strerror or error}); {fix}")

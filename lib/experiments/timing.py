@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
-from ..data import VALIDATION_SHARE, data_folder, load
+from ..data import VALIDATION_SHARE, load
 from ..networks import build
 from ..trials import Measurement, Trial
 from .workers import pinned
@@ -21,7 +22,7 @@ STEP_COST = 3.0  # a training step against a forward pass of the same images
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a dataset: channels, classes, side of its square images, images to train on (less the validation split), to test."""
+    """Of a dataset: channels, classes, side of its square images, images to train on (validation apart) and to test."""
 
     channels: int
     classes: int
@@ -43,27 +44,22 @@ SHAPES = {
 
 
 def shape(dataset: str) -> Shape:
-    """Of a dataset: as published, or as read for a folder of the user's own."""
+    """Of a dataset: as published, or as read for a folder of images of the user's own."""
     if dataset in SHAPES:
         return SHAPES[dataset]
     data = load(dataset)
     return Shape(data.channels, data.classes, data.size, len(data.train), len(data.test))
 
 
-def at_hand(dataset: str) -> bool:
-    """Whether a dataset can be read without a download."""
-    folder = data_folder()
+def at_hand(dataset: str, folder: Path) -> bool:
+    """Whether a dataset can be read from a data folder without a download."""
     if dataset not in SHAPES or (folder / dataset).is_dir():
         return True
     from torchvision import datasets
 
+    kinds = {"fashion-mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
     try:
-        {
-            "fashion-mnist": datasets.FashionMNIST,
-            "mnist": datasets.MNIST,
-            "cifar10": datasets.CIFAR10,
-            "cifar100": datasets.CIFAR100,
-        }[dataset](folder)
+        getattr(datasets, kinds[dataset])(folder)
     except RuntimeError:
         return False
     return True

@@ -1,7 +1,7 @@
 """What runs in a worker: pure functions of their arguments, on the same number of threads wherever they run.
 
-So a table does not depend on how many workers there are, nor on which of them was lost: a task that is lost is run again
-from what the client sent.  Workers write nothing; the client alone writes the store.
+So a table does not depend on how many workers there are, nor on which of them was lost: a task that is lost is run
+again from what the client sent.  Workers write nothing; the client alone writes the store.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -55,68 +56,72 @@ def about(task: Trial | Measurement) -> str:
 def require_same(task: Trial | Measurement, expected: str) -> None:
     if about(task) != expected:
         raise RunError(
-            f"a worker has other code than the client for this task: a file, of {PACKAGE} or of your own, has changed since "
-            "it was imported, or differs between the machines (or a dictionary that your code fills as it runs has changed "
-            "its key: use functools.cache); start again (a notebook: restart the kernel)"
+            f"a worker has other code than the client for this task: a file, of {PACKAGE} or of your own, has changed "
+            "since it was imported, or differs between the machines (or a dictionary that your code fills as it runs "
+            "has changed its key: use functools.cache); start again (a notebook: restart the kernel)"
         )
 
 
-def dataset(name: str, fingerprint: str) -> Dataset:
-    """The worker's own copy of a dataset; ValueError where its content is not the client's."""
-    found = load(name)
-    if found.fingerprint != fingerprint:
-        raise InputError(
-            f"dataset {name!r} of this worker has the fingerprint {found.fingerprint[:12]}, the client's has "
-            f"{fingerprint[:12]}; put the same files on both (--data-dir)"
-        )
-    return found
+@dataclass(frozen=True)
+class Source:
+    """A dataset as a task names it: the fingerprint that its content must have, and the folder of this machine's data,
+    None on another machine, which knows its own."""
+
+    name: str
+    fingerprint: str
+    folder: str | None
+
+    def load(self) -> Dataset:
+        """Raises InputError where the content is not the client's."""
+        found = load(self.name, self.folder)
+        if found.fingerprint != self.fingerprint:
+            raise InputError(
+                f"dataset {self.name!r} of this worker has the fingerprint {found.fingerprint[:12]}, the client's has "
+                f"{self.fingerprint[:12]}; put the same files on both (--data-dir)"
+            )
+        return found
 
 
 @lru_cache(4)
-def split(name: str, fingerprint: str, purpose: str, n: int | None) -> Images:
+def split(source: Source, purpose: str, n: int | None) -> Images:
     """The images of a measurement."""
-    data = dataset(name, fingerprint)
+    data = source.load()
     return (data.test if purpose == "test" else data.validation).balanced(n)
 
 
-class Held:
+class Shared:
     """A state that the client sent, within reach of many tasks, whatever workers die; two are never equal."""
 
     def __init__(self, state: State):
         self.state = state
 
 
-def held(state: State) -> Held:
-    return Held(state)
-
-
 @lru_cache(4)
-def network(trial: Trial, fingerprint: str, checkpoint: Held) -> nn.Module:
+def network(trial: Trial, source: Source, checkpoint: Shared) -> nn.Module:
     """The network of a checkpoint; the measurements of this worker share it, and leave it as it is."""
-    return restored(trial, dataset(trial.dataset, fingerprint), checkpoint.state)
+    return restored(trial, source.load(), checkpoint.state)
 
 
 def trained(
-    trial: Trial, code: str, fingerprint: str, parent: Held | None, state: Held | None, until: int, device: str
+    trial: Trial, code: str, source: Source, parent: Shared | None, state: Shared | None, until: int, device: str
 ) -> State:
-    """One segment of a training: from `state`, or else from its parent's checkpoint, to epoch `until`; code: `about` it."""
+    """One segment of a training: from `state`, else its parent's checkpoint, to epoch `until`; code: `about` it."""
     require_same(trial, code)
     with pinned():
-        data = dataset(trial.dataset, fingerprint)
+        data = source.load()
         start = restored(trial.parent, data, parent.state) if parent else None
         result = train(trial, data, start, state and state.state, until, device)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in result.items()}
 
 
 def measured(
-    m: Measurement, code: str, fingerprint: str, checkpoint: Held, chips: list[int], precision: str, device: str
+    m: Measurement, code: str, source: Source, checkpoint: Shared, chips: list[int], precision: str, device: str
 ) -> Counts:
     """The counts of some chips of a measurement; code: `about` it."""
     require_same(m, code)
     with pinned():
-        train = dataset(m.trial.dataset, fingerprint).train
-        images = split(m.trial.dataset, fingerprint, m.purpose, m.images).to(device)
-        net = network(m.trial, fingerprint, checkpoint).to(device)
-        tuning = m.tuning and m.tuning.bind(net, train.to(device))
+        images = split(source, m.purpose, m.images).to(device)
+        net = network(m.trial, source, checkpoint).to(device)
+        tuning = m.tuning and m.tuning.bind(net, source.load().train.to(device))
         slices = {"images_per_chip": m.images_per_chip, "purpose": m.purpose, "precision": precision}
         return evaluate(net, images, m.variation, chips, tuning=tuning, **slices)

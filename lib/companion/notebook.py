@@ -1,0 +1,179 @@
+"""What every notebook stands on: its profile, its settings, its results, and where its figures go.
+
+    nb = Notebook("quick", seed=0)
+    table = nb.collect(self_tuning.measurements)          a row per case and chip
+    nb.publish(fig, "05_loss", data, claims=claims, alt="…", caption="…")
+
+Nothing that is written depends on the time: reruns of the same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+
+import numpy as np
+import pandas as pd
+
+from ..data import ROOT, Dataset, fingerprint, load
+from ..experiments import engine, results
+from ..experiments.settings import Settings
+from ..sources import SOURCES, path_of
+from ..statistics import Claim
+from ..trials import Trial
+from . import cases, figures
+from .profiles import profile
+
+PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib", "seaborn")
+
+
+class Notebook:
+    """One notebook's run.  changes: of its profile, such as tuning=SelfTuning(MyEstimator())."""
+
+    def __init__(self, name: str, seed: int = 0, **changes):
+        figures.use_style()
+        self.settings, self.seed = Settings.read(), seed
+        self.profile = replace(profile(name, self.settings.networks, self.settings.seeds), **changes)
+        self.memory = results.Memory(self.settings)
+        self.keys: list[str] = []
+
+    def collect(self, measurements: Callable) -> pd.DataFrame:
+        """The tidy table of a study: what the store lacks is computed now."""
+        wanted = measurements(self.profile, self.seed)
+        found = engine.collect([case.measurement for case in wanted], self.settings)
+        self.keys += [engine.measurement_key(m, self.settings) for m in found]
+        return cases.tidy(wanted, found)
+
+    def network(self, trial: Trial):
+        """The trained network of a trial."""
+        return results.network(trial, self.settings)
+
+    def tabulated(self, function: Callable, trials: dict, **arguments) -> pd.DataFrame:
+        """The table that a function of this package makes of trained networks, from the store if it is there."""
+        return results.tabulated(function, trials, self.settings, **arguments)
+
+    def dataset(self, name: str) -> Dataset:
+        return load(name, self.settings.data)
+
+    def publish(
+        self,
+        fig,
+        name: str,
+        data: pd.DataFrame,
+        *,
+        alt: str,
+        claims: Sequence[Claim] = (),
+        caption: str = "",
+        keys: Iterable[str] | None = None,
+        dataset: str | None = None,
+    ) -> None:
+        """Write NAME.pdf, .png, .csv and .json into the run's folder of figures, and show the image with its claims.
+
+        name: "03_accuracy", the notebook's number first.  data: what is plotted.  keys: of the results it stands on,
+        and dataset: its images, where they are not those of the notebook's results."""
+        folder = self.settings.figures
+        folder.mkdir(parents=True, exist_ok=True)
+        png = self._image(fig, "png", dpi=150, metadata={"Software": None})
+        fig.set_layout_engine("none")  # the layout is done, and stays as it is
+        pdf = self._image(fig, "pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        dataset = self.profile.settings[0].dataset if dataset is None else dataset
+        record = {
+            "figure": name,
+            "alt": alt,
+            "caption": caption,
+            "claims": [claim_record(c) for c in claims],
+            "profile": self.profile.name,
+            "parameters": {"SEED": self.seed},
+            "results": sorted({key[:16] for key in (self.keys if keys is None else keys)}),
+            "dataset": {"name": dataset, "fingerprint": fingerprint(dataset, self.settings.data)} if dataset else None,
+            "sources": tree_digest(),
+            "packages": {package: version(package) for package in PACKAGES},
+            "python": platform.python_version(),
+            "device": self.settings.device,
+            "png": hashlib.sha256(png).hexdigest(),
+            "pdf": hashlib.sha256(pdf).hexdigest(),
+        }
+        (folder / f"{name}.png").write_bytes(png)
+        (folder / f"{name}.pdf").write_bytes(pdf)
+        data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        (folder / f"{name}.json").write_text(text, "utf-8")
+        _show(png, alt, caption, claims, data)
+
+    @staticmethod
+    def _image(fig, kind: str, **options) -> bytes:
+        content = io.BytesIO()
+        fig.savefig(content, format=kind, **options)
+        return content.getvalue()
+
+
+def claim_record(claim: Claim) -> dict:
+    """A claim as plain values for JSON; a missing bound is null."""
+    e = claim.estimate
+    bounds = {"value": e.value, "low": e.low, "high": e.high}
+    return {
+        "statement": claim.statement,
+        "point": claim.point,
+        **{name: None if np.isnan(v) else round(v, 6) for name, v in bounds.items()},
+        "n": e.n,
+        "of": claim.of,
+        "threshold": claim.threshold,
+        "expected": claim.expected,
+        "verdict": claim.verdict,
+    }
+
+
+def tree_digest() -> str:
+    """SHA-256 over the sources of lib/ and notebooks/."""
+    digest = hashlib.sha256()
+    for path in sorted([*map(path_of, SOURCES), *(ROOT / "notebooks").glob("*.ipynb")]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _show(png: bytes, alt: str, caption: str, claims: Sequence[Claim], data: pd.DataFrame) -> None:
+    from IPython.display import HTML, display
+
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    image = f'<img style="max-width:100%" alt="{html.escape(alt, quote=True)}" src="{source}">'
+    parts = [f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"]
+    if claims:
+        parts.append("<p><b>Claims</b></p>" + claims_frame(claims).to_html(index=False))
+    rows = f"{len(data)} rows" if len(data) > 12 else "all rows"
+    numbers = data.round(2).to_html(index=False, na_rep="–")
+    parts.append(f"<details><summary>The plotted numbers ({rows})</summary>{_scrolling(numbers, 24)}</details>")
+    display(HTML("".join(parts)))
+
+
+def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
+    """The claims as a table to read."""
+    return pd.DataFrame(
+        {
+            "claim": c.statement,
+            "at": c.point,
+            "estimate": f"{c.estimate.value:.2f}",
+            "95% interval": f"{c.estimate.low:.2f} to {c.estimate.high:.2f}",
+            "n": f"{c.estimate.n} {c.of}",
+            "verdict": c.verdict,
+            "expected": "yes" if c.expected else "no",
+        }
+        for c in claims
+    )
+
+
+def show_table(data: pd.DataFrame, digits: int = 2) -> None:
+    """A table in full, in a box that scrolls."""
+    from IPython.display import HTML, display
+
+    display(HTML(_scrolling(data.round(digits).to_html(index=False, na_rep="–"), 32)))
+
+
+def _scrolling(table: str, height: int) -> str:
+    return f'<div style="max-height:{height}em;overflow:auto">{table}</div>'
