@@ -36,7 +36,8 @@ def main(arguments: list[str]) -> int:
         return peers.main(*map(int, arguments[1:]))
     repeats = int(arguments[0]) if arguments else 7
     print(machine())
-    show("Monte Carlo against the best plain forward pass of the same float network, 1,000 images", speed.forward(repeats))
+    title = "Monte Carlo against the best plain forward pass of the same float network, 1,000 images"
+    show(title, speed.forward(repeats))
     show("a training step of 128 images against the plain step of the same layout, float32", speed.steps(repeats))
     show("the mean of a QAVAT network at σ 0.3 to ± 0.5 points against 1,000 chips × 10,000 images", scale.interval())
     show("cost against the number of chips, each in a process of its own (LeNet-5, 50 images a chip)", scale.chips())

@@ -47,7 +47,7 @@ def setting(name: str, width: float) -> tuple[nn.Module, Images, Images]:
 
 
 def environment() -> Path:
-    """aihwkit's Python, made on the first call.  It sees the packages of this one: the same torch, not downloaded again.
+    """aihwkit's Python, made on the first call.  It sees the packages of this one: the same torch, not fetched again.
 
     Raises CalledProcessError where something cannot be installed."""
     python = FOLDER / "bin" / "python"
@@ -72,7 +72,8 @@ def started(python: Path) -> Iterator[Callable[..., float]]:
     """ask(name=…, width=…, …) → seconds, in a process that lives until the end.  Raises OSError once it has ended."""
     command = [str(python), "-m", "benchmarks.aihwkit_peer", str(torch.get_num_threads())]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=env, **pipes) as process:
 
         def ask(**request) -> float:
             print(json.dumps(request), file=process.stdin, flush=True)

@@ -22,11 +22,13 @@ def main(name: str = "quick") -> None:
         table = engine.collect(accuracy_vs_sigma.validation(chosen, setting, CANDIDATES))
         best = {}
         for bits in CANDIDATES:
-            values = {m: cases.curve(table, setting, m, bits).sort_values("chip").accuracy.to_numpy() for m in QUANTIZED}
+            curves = {m: cases.curve(table, setting, m, bits).sort_values("chip") for m in QUANTIZED}
+            values = {m: curve.accuracy.to_numpy() for m, curve in curves.items()}
             gains = {other: paired_difference(values["QAVAT"], values[other]) for other in claims.ALTERNATIVES}
             best[bits] = min(gain.value for gain in gains.values())
             means = "  ".join(f"{method} {v.mean():.1f}" for method, v in values.items())
-            print(f"{setting.network} {bits}  {means}  " + "  ".join(f"gain over {o}: {g}" for o, g in gains.items()), flush=True)
+            over = "  ".join(f"gain over {other}: {gain}" for other, gain in gains.items())
+            print(f"{setting.network} {bits}  {means}  {over}", flush=True)
         print(f"{setting.network}: claim_bits = {max(best, key=best.get)}", flush=True)
 
 

@@ -1,4 +1,6 @@
-"""Interrupt smoke runs at random moments and check that nothing is lost:   python -m benchmarks.interrupts [TIMES [SEED [ONLY]]]
+"""Interrupt smoke runs at random moments and check that nothing is lost:
+
+    python -m benchmarks.interrupts [TIMES [SEED [ONLY]]]
 
 Each time, in a copy of the project with an empty store: start, interrupt at a random moment (Ctrl-C and kill -9 in
 turn), check that no process stays behind, run the same command again, and compare every table and figure with those of
@@ -36,11 +38,13 @@ def prepare(folder: Path) -> None:
 def start(folder: Path, only: str) -> subprocess.Popen:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ANALOG_PIM_")}
     command = [sys.executable, "-m", "lib.companion", "--profile", "smoke", *(["--only", only] if only else [])]
-    # a shell has its background jobs ignore Ctrl-C, and what they start inherits that
-    return subprocess.Popen(
-        command, cwd=folder, env=clean | {"PYTHONPATH": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    env = clean | {"PYTHONPATH": str(folder)}
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+    def hear_interrupts():  # a shell has its background jobs ignore Ctrl-C, and what they start inherits that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(command, cwd=folder, env=env, preexec_fn=hear_interrupts, **silent)
 
 
 def outcome(folder: Path) -> dict[str, str]:
@@ -90,7 +94,8 @@ def main(times: str = "10", seed: str = "0", only: str = "") -> int:
             same = outcome(folder) == expected
             good = again == 0 and same and not remains
             bad += not good
-            print(f"{blow.name} after {moment:5.1f} s: exit {code}, left behind {remains}, rerun exit {again}, identical {same}", flush=True)
+            first = f"{blow.name} after {moment:5.1f} s: exit {code}, left behind {remains}"
+            print(f"{first}, rerun exit {again}, identical {same}", flush=True)
     return int(bad > 0)
 
 

@@ -39,10 +39,9 @@ def start(folder: Path) -> subprocess.Popen:
     script.write_text(STUDY, "utf-8")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ANALOG_PIM_", "DASK_"))}
     mine = {"PYTHONPATH": str(ROOT), "ANALOG_PIM_CACHE": str(folder / "cache"), "ANALOG_PIM_JOBS": "2"}
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder / "table.csv")], cwd=folder, env=clean | mine,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    command = [sys.executable, str(script), str(folder / "table.csv")]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen(command, cwd=folder, env=clean | mine, **streams)
     process.stdout.readline()
     return process
 
@@ -80,13 +79,14 @@ def main(times: str = "25", seed: str = "0") -> int:
             if targets:
                 rng.choice(targets).send_signal(signal.SIGKILL)
             code = client.wait()
-            first = victim == "client" or code == 0 and table(folder) == expected
+            unharmed = victim == "client" or code == 0 and table(folder) == expected
             remains = left_behind(folder, GRACE)
             again = start(folder).wait()
             same = again == 0 and table(folder) == expected
-            good = first and same and not remains
+            good = unharmed and same and not remains
             bad += not good
-            print(f"{victim} killed after {moment:4.1f} s: exit {code}, left behind {remains}, again exit {again}, identical {same}, good {good}", flush=True)
+            first = f"{victim} killed after {moment:4.1f} s: exit {code}, left behind {remains}"
+            print(f"{first}, again exit {again}, identical {same}, good {good}", flush=True)
     return int(bad > 0)
 
 

@@ -1,9 +1,9 @@
 """This project's speed beside aihwkit's, as ratios from one run:   python -m benchmarks peers [REPEATS]
 
-Monte Carlo (program a chip, classify IMAGES images) and training steps with fresh deviations of the weights a minibatch.
-aihwkit runs in a process and an environment of its own; while one side is timed the other waits in a read.  A ratio is
-the median over REPEATS turns (default 7) of aihwkit's seconds over ours, measured side by side; where several variants
-of aihwkit do the same task, the one with the smallest ratio is shown.
+Monte Carlo (program a chip, classify IMAGES images) and training steps with fresh deviations of the weights for every
+minibatch.  aihwkit runs in a process and an environment of its own; while one side is timed the other waits in a read.
+A ratio is the median over REPEATS turns (default 7) of aihwkit's seconds over ours, measured side by side; where
+several variants of aihwkit do the same task, the one with the smallest ratio is shown.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ NETWORKS = (("lenet5", 1.0), ("vgg11", 0.25))
 PAUSE = 0.02  # seconds; OpenMP threads spin for some milliseconds after their last task
 FLOAT, ANY, STEP = "Monte Carlo, float32", "Monte Carlo, any precision", "training step, float32"
 NOTES = """
-Same on both sides: network and weights, {images} images, {threads} threads, torch {torch}, float32 unless named, and the
-law w·(1 + {sigma}·ε), drawn anew for every chip and every minibatch of {batch}.  Accuracy is not compared.
+Same on both sides: network and weights, {images} images, {threads} threads, torch {torch}, float32 unless named, and
+the law w·(1 + {sigma}·ε), drawn anew for every chip and every minibatch of {batch}.  Accuracy is not compared.
 {aihwkit}: TorchInferenceRPUConfig, one tile a layer, no drift compensation.  Monte Carlo: program_analog_weights for
 every chip, with a noise model of this law (its own, like PCM, take longer), then batches of the size shown.  Training:
-modifier MULT_NORMAL, AnalogSGD.  Ideal IO (is_perfect): nothing is quantized.  Default IO: 7-bit inputs, 9-bit noisy and
-bounded outputs; weights stay float.  Untouched IO: the whole configuration as it comes, PCM noise and tiles of 512 rows.
-bfloat16: autocast.
+modifier MULT_NORMAL, AnalogSGD.  Ideal IO (is_perfect): nothing is quantized.  Default IO: 7-bit inputs, 9-bit noisy
+and bounded outputs; weights stay float.  Untouched IO: the whole configuration as it comes, PCM noise and tiles of 512
+rows.  bfloat16: autocast.
 Ours: A4W4, activations and weights quantized on every crossbar, in training too; deviations by chip and layer from
 seeds, with a within- and a between-chip part (here only within); normalization of the images inside the timing.
 "Any precision": what `evaluate` chooses here ({precisions}), against every variant of aihwkit.
@@ -113,6 +113,11 @@ def rows(name: str, width: float, repeats: int, ask: Callable[..., float]) -> It
         yield {"network": f"{name} ×{width:g}", "case": case, "aihwkit as": variant, **speeds, "ratio": median["ratio"]}
 
 
+def chosen_precision(name: str, width: float) -> str:
+    """What `evaluate` takes for this network here."""
+    return best_precision(analog(name, width), setting(name, width)[2].normalized()[:2])
+
+
 def main(repeats: int = 7, networks: tuple[tuple[str, float], ...] = NETWORKS) -> int:
     try:
         with started(environment()) as ask:
@@ -122,10 +127,10 @@ def main(repeats: int = 7, networks: tuple[tuple[str, float], ...] = NETWORKS) -
         said = said if isinstance(said, str) else said.decode()  # venv's own steps give bytes
         print(f"no comparison with {AIHWKIT}: {said.strip().splitlines()[-1]}", file=sys.stderr)
         return 1
-    whole = "{:,.0f}".format
-    print(found.to_string(index=False, formatters=dict.fromkeys(found.columns[3:5], whole) | {"ratio": "{:.2f}".format}))
-    chosen = {name: best_precision(analog(name, width), setting(name, width)[2].normalized()[:2]) for name, width in networks}
-    precisions = ", ".join(f"{name} {precision}" for name, precision in chosen.items())
-    same = {"images": IMAGES, "threads": torch.get_num_threads(), "torch": torch.__version__, "sigma": SIGMA, "batch": BATCH}
-    print(NOTES.format(aihwkit=AIHWKIT, precisions=precisions, **same), end="")
+    formats = dict.fromkeys(found.columns[3:5], "{:,.0f}".format) | {"ratio": "{:.2f}".format}
+    print(found.to_string(index=False, formatters=formats))
+    precisions = ", ".join(f"{name} {chosen_precision(name, width)}" for name, width in networks)
+    sizes = {"images": IMAGES, "batch": BATCH, "sigma": SIGMA}
+    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(NOTES.format(aihwkit=AIHWKIT, precisions=precisions, **sizes, **machine), end="")
     return 0

@@ -38,11 +38,16 @@ def interval() -> pd.DataFrame:
         planned = time.perf_counter() - began
         rows.append(
             {
-                "network": f"{name} ×{width:g}", "mean (%)": round(estimate.value, 2), "±": round((estimate.high - estimate.low) / 2, 2),
-                "chips": estimate.n, "images a chip": int(counts.images[0]), "seconds": round(planned, 1),
-                "fixed protocol, seconds": round(fixed), "ratio": f"1/{fixed / planned:.0f}",
+                "network": f"{name} ×{width:g}",
+                "mean (%)": round(estimate.value, 2),
+                "±": round((estimate.high - estimate.low) / 2, 2),
+                "chips": estimate.n,
+                "images a chip": int(counts.images[0]),
+                "seconds": round(planned, 1),
+                "fixed protocol, seconds": round(fixed),
+                "ratio": f"1/{fixed / planned:.0f}",
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
@@ -50,9 +55,11 @@ def chips() -> pd.DataFrame:
     """Seconds a chip and peak memory of 1 … 10,000 chips."""
     rows = []
     for n in (1, 100, 1000, 10_000):
-        run = subprocess.run([sys.executable, "-m", "benchmarks.scale", str(n)], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", "benchmarks.scale", str(n)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
         taken, peak = map(float, run.stdout.split())
-        rows.append({"chips": n, "seconds": round(taken, 2), "ms a chip": round(1e3 * taken / n, 2), "peak memory (MiB)": round(peak)})
+        each = round(1e3 * taken / n, 2)
+        rows.append({"chips": n, "seconds": round(taken, 2), "ms a chip": each, "peak memory (MiB)": round(peak)})
     return pd.DataFrame(rows)
 
 
@@ -76,11 +83,12 @@ def workers_cases(name: str, width: float, client, n: int) -> dict:
         for t in trials:
             images = data.train.balanced(t.train_images)
             net = build(name, data.channels, data.classes, data.size, width, t.seed)
-            fit(to_analog(net, t.bits, images.normalized(images.pixels[:256])), images, t.recipe, t.variation, seed=t.seed)
+            net = to_analog(net, t.bits, images.normalized(images.pixels[:256]))
+            fit(net, images, t.recipe, t.variation, seed=t.seed)
 
     def shared():
-        futures = [client.submit(workers.trained, t, data.fingerprint, None, None, 1, "cpu", pure=False) for t in trials]
-        client.gather(futures)
+        options = data.fingerprint, None, None, 1, "cpu"
+        client.gather([client.submit(workers.trained, t, *options, pure=False) for t in trials])
 
     return {"alone": alone, "workers": shared}
 
@@ -93,10 +101,13 @@ def workers_table(repeats: int) -> pd.DataFrame:
             found = turns(workers_cases(name, width, client, 2 * n), repeats)
             rows.append(
                 {
-                    "network": f"{name} ×{width:g}", "workers": n, "seconds, one process": round(found.alone.median(), 1),
-                    "seconds, workers": round(found.workers.median(), 1), "ratio": f"{statistics.median(found.alone / found.workers):.2f}",
+                    "network": f"{name} ×{width:g}",
+                    "workers": n,
+                    "seconds, one process": round(found.alone.median(), 1),
+                    "seconds, workers": round(found.workers.median(), 1),
+                    "ratio": f"{statistics.median(found.alone / found.workers):.2f}",
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows)
 
 

@@ -50,15 +50,22 @@ def on_threads(measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def ratios(name: str, width: float, cases: dict[str, Case], images: dict[str, int], plain: list[str], repeats: int) -> list[dict]:
+def ratios(
+    name: str, width: float, cases: dict[str, Case], images: dict[str, int], plain: list[str], repeats: int
+) -> list[dict]:
     """A row a case: its speed, and that speed over the best of the cases named plain."""
     found = turns(cases, repeats)
     rate = pd.DataFrame({label: images[label] / found[label] for label in cases})
     best = rate[plain].max(axis=1)
     return [
-        {"network": f"{name} ×{width:g}", "case": label, "images/s": round(rate[label].median()), "ratio": f"{statistics.median(rate[label] / best):.2f}"}
+        {
+            "network": f"{name} ×{width:g}",
+            "case": label,
+            "images/s": round(rate[label].median()),
+            "ratio": f"{statistics.median(rate[label] / best):.2f}",
+        }
         for label in cases
-    ]  # fmt: skip
+    ]
 
 
 def plain_forward(net: torch.nn.Module, images, dtype: torch.dtype, layout: torch.memory_format) -> Case:
@@ -112,13 +119,17 @@ def widths(repeats: int) -> pd.DataFrame:
 
 
 def step_cases(name: str, width: float) -> dict[str, Case]:
-    """STEPS training steps of one minibatch: float, quantized, quantized and deviated, in the layout that `fit` takes."""
+    """STEPS training steps of one minibatch: float, quantized, also deviated, each in the layout that `fit` takes."""
     data = load("fashion-mnist")
     batch = data.train.take(slice(0, BATCH))
     x, labels = batch.normalized(), batch.labels
     net = build(name, data.channels, data.classes, data.size, width)
     cases = {}
-    for label, bits, variation in (("plain step", None, None), ("QAT step", "A4W4", Variation()), ("QAVAT step", "A4W4", WITHIN)):
+    for label, bits, variation in (
+        ("plain step", None, None),
+        ("QAT step", "A4W4", Variation()),
+        ("QAVAT step", "A4W4", WITHIN),
+    ):
         model = (to_analog(net, bits, x) if bits else copy.deepcopy(net)).train()
         optimizer, idle = _optimizer(model, Recipe(lr=1e-3)), idle_relus(model, x[:2])
         inputs = channels_last(x) if wide(model) else x
