@@ -26,8 +26,11 @@ def positive_layer_and_input(kind):
     return net, *traffic(net, x).values()
 
 
+ESTIMATORS = [Oracle(), ReferenceCells(1), ReferenceCells(8), ReferenceColumns(1), ReferenceColumns(3)]
+
+
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("estimator", [Oracle(), ReferenceCells(1), ReferenceCells(8), ReferenceColumns(1), ReferenceColumns(3)], ids=lambda e: e.label)
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: e.label)
 @pytest.mark.parametrize("kind", ["linear", "groups"])
 def test_error_formulas_at_fixed_shared_deviation(kind, estimator, law):
     net, (x, _) = positive_layer_and_input(kind)
@@ -36,10 +39,12 @@ def test_error_formulas_at_fixed_shared_deviation(kind, estimator, law):
     ((found, shift),) = simulated_errors(net, x, [estimator], within, law, 0.2, chips=range(n))
     ratio = (found / variance).flatten()
     # over all outputs; one reference cell errs on all of them alike, which leaves the spread of a single output
-    assert float(ratio.mean()) == pytest.approx(1, abs=3.5 * math.sqrt(2 / n) if estimator == ReferenceCells(1) else 0.08)
+    tolerance = 3.5 * math.sqrt(2 / n) if estimator == ReferenceCells(1) else 0.08
+    assert float(ratio.mean()) == pytest.approx(1, abs=tolerance)
     low, high = (stats.chi2.ppf(p, n - 1) / (n - 1) for p in (1e-6, 1 - 1e-6))
     assert float(ratio.min()) > 0.9 * low and float(ratio.max()) < 1.1 * high
-    second_order = float(torch.as_tensor(estimator.variance(net, x, within)).max() * net.op(x, net.weight).detach().abs().max())
+    largest = net.op(x, net.weight).detach().abs().max()
+    second_order = float(torch.as_tensor(estimator.variance(net, x, within)).max() * largest)
     assert ((shift - bias).abs() < 5.5 * (variance / n).sqrt() + 2 * second_order).all()
     if estimator == ReferenceCells(1):  # the estimate's part leads here: a wrong one could not hide
         assert float((variance / predicted_error(net, x, Oracle(), within, law, 0.2)[0]).mean()) > 4
@@ -72,7 +77,8 @@ def test_positions_that_columns_leave_alone_have_their_own_formula():
     torch.testing.assert_close(bias[left], 0.2 * net.op(x, w)[left])
     some = left & (variance > 0)
     assert float((found[some] / variance[some]).mean()) == pytest.approx(1, rel=0.08)
-    assert ((shift - bias).abs()[left] <= 5.5 * (variance[left] / 400).sqrt() + 1e-6).all() and torch.isfinite(variance).all()
+    assert ((shift - bias).abs()[left] <= 5.5 * (variance[left] / 400).sqrt() + 1e-6).all()
+    assert torch.isfinite(variance).all()
 
 
 def test_columns_never_beat_cells_at_equal_cells():
@@ -82,9 +88,8 @@ def test_columns_never_beat_cells_at_equal_cells():
             ((x, _),) = traffic(net, x).values()
             fan_in = net.weight[0].numel()
             for m in (1, 3):
-                cells, columns = (
-                    predicted_error(net, x, e, 0.2, "layer-fixed")[0] for e in (ReferenceCells(m * fan_in), ReferenceColumns(m))
-                )
+                references = ReferenceCells(m * fan_in), ReferenceColumns(m)
+                cells, columns = (predicted_error(net, x, e, 0.2, "layer-fixed")[0] for e in references)
                 assert (columns >= cells * (1 - 1e-5)).all() and (columns > cells * 1.01).any()
 
 
@@ -96,7 +101,8 @@ def test_the_stated_equalities():
         variance, _ = predicted_error(net, x, ReferenceColumns(m), within, "layer-fixed")
         stated = top**2 * within**2 * x.square().sum(1, keepdim=True) * (1 + 1 / m)
         torch.testing.assert_close(variance, stated.expand_as(variance), rtol=1e-4, atol=0)
-    assert knee(net, x, "layer-fixed") == pytest.approx(float(x.sum(1).square().mean() / x.square().sum(1).mean()), rel=1e-4)
+    stated = float(x.sum(1).square().mean() / x.square().sum(1).mean())
+    assert knee(net, x, "layer-fixed") == pytest.approx(stated, rel=1e-4)
     w = net.quantize_weight(net.weight).detach()
     stated = float((x @ w.T).square().mean() / (x.square() @ w.T.square()).mean())
     assert knee(net, x, "proportional") == pytest.approx(stated, rel=1e-4)
@@ -104,13 +110,15 @@ def test_the_stated_equalities():
 
 
 def test_what_it_costs():
-    net = to_analog(nn.Sequential(nn.Conv2d(2, 6, 3, groups=2, bias=False), nn.Flatten(), nn.Linear(6 * 16, 5)), "A4W4", torch.randn(4, 2, 6, 6))
+    net = nn.Sequential(nn.Conv2d(2, 6, 3, groups=2, bias=False), nn.Flatten(), nn.Linear(6 * 16, 5))
+    net = to_analog(net, "A4W4", torch.randn(4, 2, 6, 6))
     batch, whole = torch.randn(3, 2, 6, 6), 6 * 9 + 6 * 16 * 5
     cells = cost(SelfTuning(ReferenceCells(27)), net, batch, "proportional")
     assert (cells.cells, cells.operations, cells.chip_images) == (27, 0, 0) and cells.cell_share == 27 / whole
     columns = cost(SelfTuning(ReferenceColumns(2)), net, batch, "layer-fixed")
     assert columns.cells == 2 * (2 * 9 + 96)
-    assert columns.operations == 2 * (2 * 16) + 6 * 16 + 2 * 1 + 5  # m readings a position and group, one subtraction an output
+    # m readings a position and group, one subtraction an output
+    assert columns.operations == 2 * (2 * 16) + 6 * 16 + 2 * 1 + 5
     gains = cost(SelfTuning(ReferenceColumns(2)), net, batch, "proportional")
     conv, linear = 2 * (2 * 36 + 2 * 16 * 9) + 2 * 36 - 2 * 36 + 2 * 16 * 6 + 6 * 16, 2 * (96 + 1) + 1 * 6 + 5
     assert gains.operations == conv + 72 + linear + 96  # S and ‖x‖², the squares, the decision and the divisions

@@ -78,7 +78,17 @@ def test_attention_stays_digital():
     assert rows["out"].place == "analog"
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 2}, {"padding": 1, "padding_mode": "reflect"}])
+OPTIONS = [
+    {},
+    {"stride": 2},
+    {"padding": 1},
+    {"dilation": 2},
+    {"groups": 2},
+    {"padding": 1, "padding_mode": "reflect"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_convolution_is_the_formula(options, bias, batch):
     conv = nn.Conv2d(4, 6, 3, bias=bias, **options)
@@ -150,7 +160,8 @@ def test_a_later_negative_input_of_a_shared_layer_makes_it_signed():
 
 
 def test_legacy_linear_layers_multiply_the_unquantized_input():
-    net = to_analog(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)), "A4W4", torch.randn(2, 1, 4, 4), "legacy")
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    net = to_analog(net, "A4W4", torch.randn(2, 1, 4, 4), "legacy")
     assert isinstance(net[2].quantize_input, nn.Identity) and not isinstance(net[0].quantize_input, nn.Identity)
 
 
@@ -168,9 +179,11 @@ def test_requantizing_an_analog_network(nested, batch):
     assert isinstance(again.stem.quantize_weight, LearnedStep)
 
 
-def normalized_net():  # torch refuses ε = 0 in training; 1e-300 vanishes beside any variance
+def normalized_net():
     torch.manual_seed(3)
-    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, eps=1e-300), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3, eps=1e-300))
+    eps = 1e-300  # torch refuses 0 in training; this vanishes beside any variance
+    first = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, eps), nn.ReLU()
+    return nn.Sequential(*first, nn.Conv2d(4, 3, 3), nn.BatchNorm2d(3, eps))
 
 
 def test_batch_norm_cancels_a_shared_gain_in_training_but_not_in_evaluation():

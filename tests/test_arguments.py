@@ -43,25 +43,34 @@ from lib import (
     statistics,
     to_analog,
     variation,
-)  # fmt: skip
+)
 from lib.analog import evaluating
 from lib.cells import Cells
 from lib.folding import folded, plan
 
-X, W = torch.randn(6, 4, 9, 9, generator=torch.Generator().manual_seed(0)), torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+X = torch.randn(6, 4, 9, 9, generator=torch.Generator().manual_seed(0))
+W = torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(1))
 Z = torch.randn(1000, generator=torch.Generator().manual_seed(2))
-IMAGES = Images((torch.rand(48, 4, 9, 9, generator=torch.Generator().manual_seed(3)) * 255).to(torch.uint8), torch.arange(48) % 3, (0.5,) * 4, (0.3,) * 4)
+PIXELS = (torch.rand(48, 4, 9, 9, generator=torch.Generator().manual_seed(3)) * 255).to(torch.uint8)
+IMAGES = Images(PIXELS, torch.arange(48) % 3, (0.5,) * 4, (0.3,) * 4)
 MIXED, FIXED = Variation(0.2, 0.2), Variation(0.2, 0.2, "layer-fixed")
-CELLS = Cells(np.repeat(["a", "b", "c"], 8), np.tile([0.0, 1, -1, 2, -2, 1, 2, 1], 3), np.tile([0.0, 1, -1, 2, -2, 1, 2, 1], 3) + 0.1 * np.sin(np.arange(24)))
+TARGETS = np.tile([0.0, 1, -1, 2, -2, 1, 2, 1], 3)
+CELLS = Cells(np.repeat(["a", "b", "c"], 8), TARGETS, TARGETS + 0.1 * np.sin(np.arange(24)))
 TUNINGS = [
-    SelfTuning(Oracle()), SelfTuning(ReferenceCells(4)), SelfTuning(ReferenceColumns(2)), OutputGain(8), PerChipBatchNorm(32, 16),
-    NoisyBatchNorm(MIXED, 2), StaticFold(ReferenceCells(4), 8),
-]  # fmt: skip
+    SelfTuning(Oracle()),
+    SelfTuning(ReferenceCells(4)),
+    SelfTuning(ReferenceColumns(2)),
+    OutputGain(8),
+    PerChipBatchNorm(32, 16),
+    NoisyBatchNorm(MIXED, 2),
+    StaticFold(ReferenceCells(4), 8),
+]
 
 
 def network(bits="A4W4"):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(45, 3))
+    convolution = nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.MaxPool2d(2)
+    net = nn.Sequential(*convolution, nn.Flatten(), nn.Linear(45, 3))
     return (net if bits == "float" else to_analog(net, bits, IMAGES.normalized())).train()
 
 
@@ -69,12 +78,7 @@ def snapshot(thing):
     """Everything a caller could notice: values, versions in memory, modes, hooks, attributes."""
     if isinstance(thing, nn.Module):
         state = {name: value.clone() for name, value in thing.state_dict().items()}
-        about = [
-            (type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks), [p.requires_grad for p in m.parameters(recurse=False)],
-             sorted(k for k in vars(m) if not k.startswith("_") and k not in ("deviate", "correct")), getattr(m, "momentum", None), getattr(m, "deviate", None), getattr(m, "correct", None))
-            for m in thing.modules()
-        ]  # fmt: skip
-        return [state, about]
+        return [state, [about(m) for m in thing.modules()]]
     if isinstance(thing, Images):
         return [thing.pixels.clone(), thing.labels.clone()]
     if isinstance(thing, Cells):
@@ -82,6 +86,15 @@ def snapshot(thing):
     if isinstance(thing, dict):
         return {k: snapshot(v) for k, v in thing.items()}
     return copy.deepcopy(thing)
+
+
+def about(m):
+    """Of one module: type, mode, hooks, which parameters take gradients, attributes."""
+    hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
+    gradients = [p.requires_grad for p in m.parameters(recurse=False)]
+    names = sorted(k for k in vars(m) if not k.startswith("_") and k not in ("deviate", "correct"))
+    values = [getattr(m, k, None) for k in ("momentum", "deviate", "correct")]
+    return type(m), m.training, hooks, gradients, names, values
 
 
 def same(a, b) -> bool:
@@ -101,6 +114,26 @@ def program(net, tuner=None, v=MIXED):
         net(X)
 
 
+def of_law(tuning):
+    """A variation that this tuning corrects."""
+    return FIXED if isinstance(tuning, StaticFold) else MIXED
+
+
+def program_tuned(tuning):
+    return lambda net, images: program(net, tuning.bind(net, images), of_law(tuning))
+
+
+def evaluate_tuned(tuning):
+    return lambda net, images: evaluate(net, images, of_law(tuning), 2, tuning=tuning.bind(net, images))
+
+
+def quantize_trained(quantizers):
+    options = {"draws": 2, "batch_size": 16, "quantizers": quantizers}
+    return lambda net, images: post_training_quantize(net, "A4W4", images, MIXED, **options)
+
+
+ONE_EPOCH, TWO_EPOCHS = (Recipe(epochs=n, batch_size=16, bn_draws=2) for n in (1, 2))
+HALF = fit(network(), IMAGES, Recipe(epochs=2, batch_size=16), MIXED, until=1)
 CALLS = {
     # variation
     **{f"own, {k}": (lambda z, k=k: Variation(0.3, cells=k).own(z), Z) for k in variation.CELLS},
@@ -109,9 +142,15 @@ CALLS = {
     "deviation": (lambda w: MIXED.deviation(Chip(0), "a", w), W),
     "deviate": (lambda w: FIXED.deviate(Chip(0), "a", w)(w), W),
     # quantizers
-    **{f"{s} weights": (lambda w, s=s: quantizers.weight_quantizer(4, w, s)(w), W) for s in ("learned", "line-search", "legacy")},
-    **{f"{s} activations, {n}": (lambda x, s=s: quantizers.activation_quantizer(4, x, True, s)(x), x)
-       for s in ("learned", "legacy") for n, x in (("signed", X), ("unsigned", X.abs()))},
+    **{
+        f"{s} weights": (lambda w, s=s: quantizers.weight_quantizer(4, w, s)(w), W)
+        for s in ("learned", "line-search", "legacy")
+    },
+    **{
+        f"{s} activations, {n}": (lambda x, s=s: quantizers.activation_quantizer(4, x, True, s)(x), x)
+        for s in ("learned", "legacy")
+        for n, x in (("signed", X), ("unsigned", X.abs()))
+    },
     "binary": (lambda w: quantizers.weight_quantizer(1, w)(w), W),
     "one bit": (lambda x: quantizers.activation_quantizer(1, x, True)(x), X),
     "codes": (lambda x: quantizers.LearnedStep.for_activations(4, x, True).codes(x), X),
@@ -122,7 +161,7 @@ CALLS = {
     **{f"to_analog, {b}": (lambda net, x, b=b: to_analog(net, b, x), network("float"), X) for b in ("A4W2", None)},
     "report": (report, network()),
     "programmed": (program, network()),
-    **{f"programmed, {t.label}": (lambda net, i, t=t: program(net, t.bind(net, i), FIXED if isinstance(t, StaticFold) else MIXED), network(), IMAGES) for t in TUNINGS},
+    **{f"programmed, {t.label}": (program_tuned(t), network(), IMAGES) for t in TUNINGS},
     "converted": (conversion.converted, network("float"), None),
     "layout": (analog.layout, network(), X),
     "channels_last": (analog.channels_last, X),
@@ -132,20 +171,32 @@ CALLS = {
     "load_analog": (lambda net, path: load_analog(net, path), network("float"), "net.safetensors"),
     # measuring and training
     "accuracy": (accuracy, network(), IMAGES),
-    **{f"evaluate, {p}": (lambda net, i, p=p: evaluate(net, i, MIXED, 2, precision=p), network(), IMAGES) for p in ("float32", "bfloat16", None)},
-    **{f"evaluate, {t.label}": (lambda net, i, t=t: evaluate(net, i, FIXED if isinstance(t, StaticFold) else MIXED, 2, tuning=t.bind(net, i)), network(), IMAGES) for t in TUNINGS},
+    **{
+        f"evaluate, {p}": (lambda net, i, p=p: evaluate(net, i, MIXED, 2, precision=p), network(), IMAGES)
+        for p in ("float32", "bfloat16", None)
+    },
+    **{f"evaluate, {t.label}": (evaluate_tuned(t), network(), IMAGES) for t in TUNINGS},
     "evaluate, slices": (lambda net, i, c: evaluate(net, i, MIXED, c, images_per_chip=7), network(), IMAGES, [0, 3]),
     "evaluate_mean": (lambda net, i: evaluate_mean(net, i, MIXED, 40, pilot=3), network(), IMAGES),
-    "fit": (lambda i: fit(network(), i, Recipe(epochs=1, batch_size=16, bn_draws=2), MIXED), IMAGES),
-    "resume": (lambda i, state: fit(network(), i, Recipe(epochs=2, batch_size=16, bn_draws=2), MIXED, resume=state),
-               IMAGES, fit(network(), IMAGES, Recipe(epochs=2, batch_size=16), MIXED, until=1)),
+    "fit": (lambda i: fit(network(), i, ONE_EPOCH, MIXED), IMAGES),
+    "resume": (lambda i, state: fit(network(), i, TWO_EPOCHS, MIXED, resume=state), IMAGES, HALF),
     "reestimate_batch_norm": (lambda i: reestimate_batch_norm(network(), i, MIXED, draws=2, batch_size=16), IMAGES),
-    **{f"post_training_quantize, {q}": (lambda net, i, q=q: post_training_quantize(net, "A4W4", i, MIXED, draws=2, batch_size=16, quantizers=q), network("float"), IMAGES)
-       for q in ("line-search", "legacy", "learned")},
+    **{
+        f"post_training_quantize, {q}": (quantize_trained(q), network("float"), IMAGES)
+        for q in ("line-search", "legacy", "learned")
+    },
     # what tuning costs
     "cost": (lambda net, x: accounting.cost(SelfTuning(ReferenceColumns(2)), net, x, "layer-fixed"), network(), X),
-    "predicted_error": (lambda net, x: accounting.predicted_error(net[0], x, ReferenceCells(4), 0.2, "layer-fixed"), network(), X),
-    "simulated_errors": (lambda net, x: accounting.simulated_errors(net[0], x, [Oracle()], 0.2, "proportional", chips=range(3)), network(), X),
+    "predicted_error": (
+        lambda net, x: accounting.predicted_error(net[0], x, ReferenceCells(4), 0.2, "layer-fixed"),
+        network(),
+        X,
+    ),
+    "simulated_errors": (
+        lambda net, x: accounting.simulated_errors(net[0], x, [Oracle()], 0.2, "proportional", chips=range(3)),
+        network(),
+        X,
+    ),
     "traffic": (controls.traffic, network(), X),
     "effective_cells": (lambda net, x: selftuning.effective_cells(net[0], x), network(), X),
     # images, cells, statistics
@@ -153,11 +204,14 @@ CALLS = {
     "balanced": (lambda i: i.balanced(7), IMAGES),
     "batches": (lambda i: list(i.batches(16, ("k",), data.Augment(1, True, 10))), IMAGES),
     "augmented": (lambda x: data.augmented(x, data.Augment(1, True, 10), np.random.default_rng(0)), IMAGES.pixels),
-    **{f"fit_cells, {law}": (lambda c, law=law: fit_cells(c, law), CELLS) for law in (None, "proportional", "layer-fixed")},
+    **{f"fit_cells, {law}": (lambda c, law=law: fit_cells(c, law), CELLS) for law in (None, *variation.LAWS)},
     "residual_table": (lambda c: fitting.residual_table(c, fit_cells(c)), CELLS),
-    **{f.__name__: (lambda a, f=f: f(a), np.array([3.0, 1.0, 2.0, 5.0])) for f in (statistics.mean, statistics.bootstrap_mean, statistics.quantile)},
+    **{
+        f.__name__: (lambda a, f=f: f(a), np.array([3.0, 1.0, 2.0, 5.0]))
+        for f in (statistics.mean, statistics.bootstrap_mean, statistics.quantile)
+    },
     "paired_difference": (statistics.paired_difference, np.array([3.0, 1.0]), np.array([1.0, 2.0])),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -52,15 +52,14 @@ def scheduler(folder, nthreads=1, n=2, python=sys.executable, **variables):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, "env": environment}
     described = folder / "scheduler.json"
-    dask = [str(python), "-m", "dask"]
-    started = [
-        subprocess.Popen([*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(described)], **silent)
-    ]
+    dask = [sys.executable, "-m", "dask"]
+    common = ["--no-dashboard", "--scheduler-file", str(described)]
+    started = [subprocess.Popen([*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", *common], **silent)]
     try:
         deadline = time.monotonic() + 60
         while not described.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
-        worker = [*dask, "worker", "--scheduler-file", str(described), "--nthreads", str(nthreads), "--no-nanny", "--no-dashboard"]
+        worker = [*dask, "worker", "--nthreads", str(nthreads), "--no-nanny", *common]
         started += [subprocess.Popen(worker, **silent) for _ in range(n)]
         time.sleep(0.1)
         import json
@@ -142,7 +141,11 @@ def test_workers_that_die_while_starting_are_started_again(monkeypatch):
     monkeypatch.setattr(distributed, "LocalCluster", fragile)
     with cluster._started(0) as started:
         assert len(tries) == 3 and len(started.workers) == 1
-    monkeypatch.setattr(distributed, "LocalCluster", lambda **_: (_ for _ in ()).throw(RuntimeError("Nanny failed to start.")))
+
+    def broken(**options):
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(distributed, "LocalCluster", broken)
     with pytest.raises(RuntimeError, match="died 3 times while starting .*--jobs 1"):
         cluster._started(2)
 
@@ -182,12 +185,12 @@ def in_one_process(tmp_path_factory):
 
 def script(folder, source, jobs):
     """What SCRIPT prints, run from a file without a guard or from standard input."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ANALOG_PIM_JOBS": str(jobs), "ANALOG_PIM_CACHE": str(folder / "store")}
+    settings = {"ANALOG_PIM_JOBS": str(jobs), "ANALOG_PIM_CACHE": str(folder / "store")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | settings
     (folder / "mine.py").write_text(SCRIPT, "utf-8")
-    how = {"file": ("mine.py", ""), "standard input": ("-", SCRIPT)}[source]
-    run = subprocess.run(
-        [sys.executable, how[0]], input=how[1], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
-    )
+    name, given = {"file": ("mine.py", ""), "standard input": ("-", SCRIPT)}[source]
+    captured = {"capture_output": True, "text": True, "timeout": 200}
+    run = subprocess.run([sys.executable, name], input=given, cwd=folder, env=environment, **captured)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -240,7 +243,8 @@ with cluster.connected(1) as client:
 
 def test_a_task_without_memory_names_what_to_do(monkeypatch):
     monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
+    line = r"no memory left \((MemoryError|CUDA.*GiB)\); take fewer worker processes \(--jobs 1"
     for error in (MemoryError(), workers.torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")):
-        with pytest.raises(RunError, match=r"no memory left \((MemoryError|CUDA.*GiB)\); take fewer worker processes \(--jobs 1"):
+        with pytest.raises(RunError, match=line):
             with cluster._losses_explained("worker processes"):
                 raise error

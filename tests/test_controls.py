@@ -13,7 +13,13 @@ from lib.estimators import Oracle, ReferenceCells, ReferenceColumns
 from lib.selftuning import SelfTuning, peak
 from lib.variation import PassingChip
 
-ALL = [StaticFold(Oracle(), 32), OutputGain(8), PerChipBatchNorm(64, 32), PerChipBatchNorm(32, 32), NoisyBatchNorm(Variation(0.3), 4)]
+ALL = [
+    StaticFold(Oracle(), 32),
+    OutputGain(8),
+    PerChipBatchNorm(64, 32),
+    PerChipBatchNorm(32, 32),
+    NoisyBatchNorm(Variation(0.3), 4),
+]
 
 
 @pytest.fixture
@@ -51,7 +57,8 @@ def test_output_gain_undoes_a_shared_gain(trained, images):
 
 def test_static_fold_subtracts_the_mean_charge(images):
     torch.manual_seed(0)
-    net = to_analog(nn.Sequential(nn.Conv2d(1, 4, 3, groups=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2)), "A4W4", images.normalized())
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, groups=1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2))
+    net = to_analog(net, "A4W4", images.normalized())
     variation, chip, x = Variation(between=0.2, law="layer-fixed"), Chip(3), images.normalized()
     tuner = StaticFold(Oracle(), len(images)).bind(net, images)
     seen = traffic(net, images.balanced(len(images)).normalized())
@@ -60,7 +67,8 @@ def test_static_fold_subtracts_the_mean_charge(images):
             inputs, y = seen[name]
             shift = layer.correct(y, inputs) - y
             sums = layer.input_sum(inputs).mean((0, 2, 3)).repeat_interleave(4 // layer.groups)
-            torch.testing.assert_close(shift.mean((0, 2, 3)), -variation.shared(chip) * peak(layer) * sums, rtol=1e-4, atol=1e-5)
+            expected = -variation.shared(chip) * peak(layer) * sums
+            torch.testing.assert_close(shift.mean((0, 2, 3)), expected, rtol=1e-4, atol=1e-5)
             assert shift.flatten(2).std(2).max() < 1e-5  # the same everywhere: that is what makes it static
     with evaluating(net), programmed(net, chip, variation):
         untuned = net(x)
@@ -100,7 +108,8 @@ def test_noisy_batch_norm_is_the_average_over_other_chips(trained, images):
         with evaluating(trained), programmed(trained, chip, variation, tuner):
             found.append(first.running_mean.clone())
     by_hand, net = [], trained[0]
-    for draw, (x, _) in zip(range(3), (batch for epoch in range(3) for batch in images.batches(128, ("batch-norm", 0, epoch)))):
+    batches = (batch for epoch in range(3) for batch in images.batches(128, ("batch-norm", 0, epoch)))
+    for draw, (x, _) in zip(range(3), batches):
         with evaluating(trained), programmed(trained, PassingChip.of("batch-norm", draw), variation):
             by_hand.append(net(x).mean((0, 2, 3)))
     assert torch.equal(*found)
@@ -140,7 +149,8 @@ def test_silent_probes_and_unreached_layers():
         def forward(self, x):
             return self.used(x.flatten(1).relu())
 
-    net, blank = to_analog(Net()), Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4) % 2, (0.5,), (1.0,))
+    net = to_analog(Net())
+    blank = Images(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4) % 2, (0.5,), (1.0,))
     for law, control in (("proportional", OutputGain(2)), ("layer-fixed", StaticFold(Oracle(), 2))):
         with programmed(net, Chip(1), Variation(0.1, 0.2, law), control.bind(net, blank)):
             assert torch.isfinite(net(torch.rand(2, 1, 2, 2))).all()

@@ -103,17 +103,19 @@ def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
     """Notebook 04's, with the network trained on the way; other arguments are another table, --force makes it again."""
     store = Store(tmp_path)
     monkeypatch.setattr(engine, "Store", lambda: store)
-    first = engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20)
+    made, shared = within_and_between_chips.batch_norm_table, [-0.5, 0.0, 0.5]
+    first = engine.kept(made, {"toy": QAVAT}, shared=shared, images=20)
     assert list(first.network.unique()) == ["toy"] and len(first) == 6
     threads = torch.get_num_threads()
-    direct = within_and_between_chips.batch_norm_table({"toy": engine.network(QAVAT, store)}, engine.load("toy"), [-0.5, 0.0, 0.5], 20)
-    assert (first.drop(columns="change") == direct.drop(columns="change")).all(axis=None) and torch.get_num_threads() == threads
+    direct = made({"toy": engine.network(QAVAT, store)}, engine.load("toy"), shared, 20)
+    assert (first.drop(columns="change") == direct.drop(columns="change")).all(axis=None)
+    assert torch.get_num_threads() == threads
     with monkeypatch.context() as patched:
         patched.setattr(engine, "network", lambda *a: pytest.fail("the table is there"))
-        assert engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20).equals(first)
-    assert len(engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, shared=[0.0], images=20)) == 2
+        assert engine.kept(made, {"toy": QAVAT}, shared=shared, images=20).equals(first)
+    assert len(engine.kept(made, {"toy": QAVAT}, shared=[0.0], images=20)) == 2
     store.discard_tables()
-    assert engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, shared=[-0.5, 0.0, 0.5], images=20).equals(first)
+    assert engine.kept(made, {"toy": QAVAT}, shared=shared, images=20).equals(first)
     with pytest.raises(ValueError, match="allowed are functions of lib"):
         engine.kept(collect, {"toy": QAVAT})
 
@@ -121,7 +123,8 @@ def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
 def test_table_says_what_was_measured(tmp_path):
     row = collect(Store(tmp_path), Measurement(QAVAT, Variation.split(0.5, 0.2, "layer-fixed"), 1)).iloc[0]
     assert (row.method, row.bits, row.law, row.trained_sigma) == ("QAVAT", "A4W2", "layer-fixed", 0.3)
-    assert row.sigma == pytest.approx(0.5) and row.images == 60 and row.accuracy == pytest.approx(100 * row.correct / 60)
+    assert row.sigma == pytest.approx(0.5)
+    assert row.images == 60 and row.accuracy == pytest.approx(100 * row.correct / 60)
 
 
 def test_estimates_grow_with_the_work(tmp_path):
@@ -141,8 +144,10 @@ def test_trials_refuse_what_makes_no_sense():
 
 def test_tunings_and_slices_are_part_of_a_measurement(tmp_path):
     store, mixed = Store(tmp_path), Variation(0.3, 0.3)
-    tunings = [None, SelfTuning(ReferenceCells(4)), SelfTuning(ReferenceCells(8)), OutputGain(4), PerChipBatchNorm(16, 8)]
-    wanted = [Measurement(QAVAT, mixed, 3, tuning=t) for t in tunings] + [Measurement(QAVAT, mixed, 3, images_per_chip=20)]
+    cells = [SelfTuning(ReferenceCells(n)) for n in (4, 8)]
+    tunings = [None, *cells, OutputGain(4), PerChipBatchNorm(16, 8)]
+    wanted = [Measurement(QAVAT, mixed, 3, tuning=t) for t in tunings]
+    wanted.append(Measurement(QAVAT, mixed, 3, images_per_chip=20))
     table = collect(store, *wanted)
     assert len({engine.measurement_key(m, store) for m in wanted}) == len(wanted)
     labels = ["none", "4 cells", "8 cells", "output gain, 4 probes", "BN on the chip, 16 images", "none"]
@@ -183,16 +188,19 @@ def test_a_worker_with_other_data_is_refused():
 # -- whose code, whose network --------------------------------------------------------------------------------
 
 
-def shrinking(factor):
-    """A user's estimator as a notebook cell defines it; edited, it has another factor."""
-    space = {"dataclass": dataclass, "ReadOnce": ReadOnce, "__name__": "__main__"}
-    exec(f"""
+SHRINK = """
 @dataclass(frozen=True)
 class Shrink(ReadOnce):
     label = "shrink"
     def estimate(self, chip, variation):
         return {factor} * variation.shared(chip)
-""", space)  # fmt: skip
+"""
+
+
+def shrinking(factor):
+    """A user's estimator as a notebook cell defines it; edited, it has another factor."""
+    space = {"dataclass": dataclass, "ReadOnce": ReadOnce, "__name__": "__main__"}
+    exec(SHRINK.format(factor=factor), space)
     return Measurement(QAVAT, Variation(0.1, 0.9), 8, tuning=SelfTuning(space["Shrink"]()))
 
 
@@ -211,7 +219,8 @@ def test_a_registered_law_redefined_trains_anew(tmp_path, monkeypatch):
         trial = replace(QAVAT, variation=Variation(0.2, law="mine"))
         keys.append(engine.trial_key(trial))
         assert len(collect(Store(tmp_path), Measurement(trial, Variation(0.2, law="mine"), 2))) == 2
-    assert keys[0] == keys[2] != keys[1] and len(list(tmp_path.glob("checkpoints/*/*.safetensors"))) == 3  # with the float parent
+    assert keys[0] == keys[2] != keys[1]
+    assert len(list(tmp_path.glob("checkpoints/*/*.safetensors"))) == 3  # with the float parent
 
 
 def other_processor(state, eps=0.5):
@@ -219,7 +228,7 @@ def other_processor(state, eps=0.5):
 
 
 def test_a_network_lost_and_trained_otherwise_brings_its_own_counts(tmp_path, monkeypatch):
-    """Two networks never mix in one table, as they did where a checkpoint was lost and another processor trained it again."""
+    """Two networks never mix in one table: they did where another processor trained a lost checkpoint again."""
     store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.5), 4)
     first = collect(store, m)
     store._remove("checkpoints", engine.trial_key(QAVAT))

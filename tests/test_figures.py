@@ -15,7 +15,12 @@ from lib.companion.profiles import Profile
 def publish(tmp_path, monkeypatch):
     """publish(height) draws a line; returns the suffixes of the files that were drawn, beside the PNG."""
     drawn, draw = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda fig, to, **options: (drawn.append(to.suffix), draw(fig, to, **options)))
+
+    def noted(fig, to, **options):
+        drawn.append(to.suffix)
+        draw(fig, to, **options)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
     monkeypatch.setattr(Profile, "figures", tmp_path / "published")
     monkeypatch.setenv(figures.FIGURES_VARIABLE, str(tmp_path / "staged"))
 
@@ -23,7 +28,8 @@ def publish(tmp_path, monkeypatch):
         drawn.clear()
         fig, axes = figures.panels(1, 1)
         axes[0, 0].plot([0, 1], [0, height])
-        figures.publish(fig, "00_line", pd.DataFrame({"x": [0, 1], "y": [0, height]}), alt="A line.", profile=Profile("test", ()), parameters={})
+        numbers = pd.DataFrame({"x": [0, 1], "y": [0, height]})
+        figures.publish(fig, "00_line", numbers, alt="A line.", profile=Profile("test", ()), parameters={})
         return list(drawn)
 
     return run

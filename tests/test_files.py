@@ -7,8 +7,14 @@ from torch import nn
 
 from lib import Chip, Variation, build, load_analog, programmed, save_analog, to_analog
 
-CASES = [("lenet5", "A4W2", "learned"), ("lenet5", "A1W1", "learned"), ("lenet5", "A4W4", "line-search"),
-         ("lenet5-classic", "A1W1", "legacy-channels"), ("lenet5-classic", "A4W4", "legacy"), ("resnet18", None, "learned")]  # fmt: skip
+CASES = [
+    ("lenet5", "A4W2", "learned"),
+    ("lenet5", "A1W1", "learned"),
+    ("lenet5", "A4W4", "line-search"),
+    ("lenet5-classic", "A1W1", "legacy-may"),
+    ("lenet5-classic", "A4W4", "legacy"),
+    ("resnet18", None, "learned"),
+]
 
 
 @pytest.mark.parametrize("name,bits,quantizers", CASES, ids=str)
@@ -22,7 +28,8 @@ def test_a_network_comes_back(name, bits, quantizers, tmp_path):
     save_analog(net, tmp_path / "net.safetensors")
     other = build(name, 1, 10, 28, 0.25, seed=1)
     back = load_analog(other, tmp_path / "net.safetensors")
-    assert not back.training and type(other) is type(float_net) and not hasattr(next(other.children()), "quantize_input")
+    assert not back.training
+    assert type(other) is type(float_net) and not hasattr(next(other.children()), "quantize_input")
     for chip in (None, Chip(3)):
         outs = []
         for n in (net, back):

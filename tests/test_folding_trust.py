@@ -113,7 +113,8 @@ def test_networks_that_view_can_be_trained_and_evaluated(images):
 
 
 def test_a_network_that_keeps_what_it_computed_can_be_evaluated(images):
-    net = to_analog(nn.Sequential(nn.Conv2d(1, 3, 1), Keeps(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), "A4W4", images.normalized())
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), Keeps(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = to_analog(net, "A4W4", images.normalized())
     net(images.normalized()).sum().backward()
     assert len(evaluate(net, images, Variation(0.1), 1).correct) == 1
 
@@ -127,7 +128,8 @@ def patched(module):
 @pytest.mark.parametrize("i", range(4))
 def test_a_forward_that_somebody_has_changed_stays(i):
     x = torch.randn(6, 3, 8, 8)
-    net = to_analog(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)), "A4W4", x).double().eval()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1))
+    net = to_analog(net, "A4W4", x).double().eval()
     changed = patched(net[i]).forward
     how = plan(net, x.double())
     with evaluating(net):
@@ -143,8 +145,14 @@ def test_a_tuner_may_change_what_a_chain_passes():
     how = plan(net, x.double())
     assert how.chains
     hook = net[1].register_forward_hook(lambda module, args, y: y + 0.3)
-    for change in (lambda: None, hook.remove, lambda: setattr(net[2].quantize_input, "signed", True),
-                   lambda: net[2].quantize_input.register_forward_hook(lambda module, args, y: 2 * y)):  # fmt: skip
+    reader = net[2].quantize_input
+    changes = [
+        lambda: None,
+        hook.remove,
+        lambda: setattr(reader, "signed", True),
+        lambda: reader.register_forward_hook(lambda module, args, y: 2 * y),
+    ]
+    for change in changes:
         change()
         with evaluating(net):
             slowly = net(x.double())

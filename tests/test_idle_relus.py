@@ -1,4 +1,4 @@
-"""ReLUs that a quantizer repeats rest while a network trains: the same training bit by bit, and only where that is certain."""
+"""ReLUs that a quantizer repeats rest in training: the same training bit by bit, and only where that is certain."""
 
 import pytest
 import torch
@@ -9,12 +9,13 @@ from lib.data import Images
 from lib.folding import idle_relus
 
 RECIPE = Recipe(epochs=1, batch_size=16, bn_draws=2)
-# name, side of its images, width → ReLUs that rest, of all: in VGG-11 the last one is averaged, in ResNet-18 shortcuts read
+# name, side of its images, width → ReLUs that rest, of all: VGG-11 averages the last one, in ResNet-18 shortcuts read
 NETWORKS = {("lenet5", 12, 1.0): (4, 4), ("vgg11", 28, 0.125): (7, 8), ("resnet18", 12, 0.125): (8, 17)}
 
 
 def grown(images: Images, size: int) -> Images:
-    return Images(images.pixels.repeat(1, 1, 3, 3)[..., :size, :size].contiguous(), images.labels, images.mean, images.std)
+    pixels = images.pixels.repeat(1, 1, 3, 3)[..., :size, :size].contiguous()
+    return Images(pixels, images.labels, images.mean, images.std)
 
 
 def trained(net: nn.Module, images: Images, variation: Variation = Variation(0.3)) -> dict[str, torch.Tensor]:
@@ -94,7 +95,16 @@ def watched():
     return net
 
 
-UNCERTAIN = [Auxiliary, Twice, lambda: InPlace(nn.ReLU(inplace=True)), Random, Averaged, Quicker, watched, lambda: Net(Leaky())]
+UNCERTAIN = [
+    Auxiliary,
+    Twice,
+    lambda: InPlace(nn.ReLU(inplace=True)),
+    Random,
+    Averaged,
+    Quicker,
+    watched,
+    lambda: Net(Leaky()),
+]
 
 
 @pytest.mark.parametrize("made", UNCERTAIN)
@@ -115,7 +125,8 @@ def test_the_reader_decides(images, quantizers, signed):
 
 
 def test_dropout_and_a_broken_training_leave_nothing_behind(images):
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, 3))
+    convolutions = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)
+    net = nn.Sequential(*convolutions, nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, 3))
     net = to_analog(net, "A4W4", images.normalized())
     assert idle_relus(net, images.normalized()[:2]) == [net[1]] and net.training
 

@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, replaced
 
-SCRIPT = '''
+SCRIPT = """
 import enum, functools, logging, math, sys
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
@@ -49,10 +49,20 @@ class Mine(ReadOnce):
     def estimate(self, chip, variation):
         from scipy.special import erfinv
         slow(1)
-        return [norm.ppf(0.5), Level.LOW, chosen, slots.k, vectorized(1), table, layer, log, DEFAULT, first(1), erfinv(0.1), math.pi]
-'''
-PRINT = "\nprint(code_of(Mine), code_of(Mine(), ))\nMine().estimate(None, None)\nprint(code_of(Mine), code_of(Mine()))\n"
-JOURNEY = "\nfrom distributed.protocol.pickle import dumps, loads\nimport lib.experiments.cluster\nm = loads(dumps(Mine()))\nprint(code_of(type(m)), code_of(m))\n"
+        called = norm.ppf(0.5), vectorized(1), first(1), erfinv(0.1)
+        return [called, Level.LOW, chosen, slots.k, table, layer, log, DEFAULT, math.pi]
+"""
+PRINT = """
+print(code_of(Mine), code_of(Mine()))
+Mine().estimate(None, None)
+print(code_of(Mine), code_of(Mine()))
+"""
+JOURNEY = """
+from distributed.protocol.pickle import dumps, loads
+import lib.experiments.cluster
+m = loads(dumps(Mine()))
+print(code_of(type(m)), code_of(m))
+"""
 
 
 def run(tmp_path, code, seed):
@@ -69,11 +79,18 @@ def test_the_same_code_has_the_same_key_everywhere(tmp_path):
 
 
 EDITS = [
-    ("HIGH = 2", "HIGH = 3"), ('        return 1\n\nPair', '        return 2\n\nPair'), ("np.vectorize(h), ", "np.vectorize(abs), "),
-    ("slots.k = 3", "slots.k = 4"), ("def h(x):\n    return x", "def h(x):\n    return -x"), ('"x", "y", "z"', '"x", "y"'), ("Pair(1, 2)", "Pair(1, 3)"),
-    ("ones_(layer.weight)", "zeros_(layer.weight)"), ('if x > 9 else x', 'if x > 9 else -x'), ("def slow(x):\n    return x", "def slow(x):\n    return 2 * x"),
+    ("HIGH = 2", "HIGH = 3"),
+    ("        return 1\n\nPair", "        return 2\n\nPair"),
+    ("np.vectorize(h), ", "np.vectorize(abs), "),
+    ("slots.k = 3", "slots.k = 4"),
+    ("def h(x):\n    return x", "def h(x):\n    return -x"),
+    ('"x", "y", "z"', '"x", "y"'),
+    ("Pair(1, 2)", "Pair(1, 3)"),
+    ("ones_(layer.weight)", "zeros_(layer.weight)"),
+    ("if x > 9 else x", "if x > 9 else -x"),
+    ("def slow(x):\n    return x", "def slow(x):\n    return 2 * x"),
     ("        return DEFAULT", "        return not DEFAULT"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("old,new", EDITS)
@@ -83,24 +100,28 @@ def test_and_every_edit_another(old, new):
         exec(source, space)
         return space["code_of"](space["Mine"])
 
-    from conftest import replaced
-
     assert key(SCRIPT) == key(SCRIPT) != key(replaced(SCRIPT, old, new))
 
 
+TRY = "def f():\n    try:\n        a()\n"
+NAMED = "from typing import NamedTuple\nclass f(NamedTuple):\n    k: float = "
+METHOD = "class f:\n    @{}method\n    def g(x):\n        return x"
+GETTER = "class f:\n    @property\n    def g(self):\n        return 1\n"
+SETTER = GETTER + "    @g.setter\n    def g(self, v):\n        self.v = "
 PAIRS = [
     ("def f(*x):\n    return max(x)", "def f(x):\n    return max(x)"),
     ("def f(a, b):\n    return a - b", "def f(a, *, b):\n    return a - b"),
-    ("def f():\n    try:\n        a()\n        b()\n    except ValueError:\n        return 0\n    return 1",
-     "def f():\n    try:\n        a()\n    except ValueError:\n        return 0\n    else:\n        b()\n    return 1"),
+    (
+        TRY + "        b()\n    except ValueError:\n        return 0\n    return 1",
+        TRY + "    except ValueError:\n        return 0\n    else:\n        b()\n    return 1",
+    ),
     ("class f(tuple):\n    k = 1", "class f(tuple):\n    k = 2"),
-    ("from typing import NamedTuple\nclass f(NamedTuple):\n    k: float = 1.0", "from typing import NamedTuple\nclass f(NamedTuple):\n    k: float = 2.0"),
+    (NAMED + "1.0", NAMED + "2.0"),
     ("class S(set):\n    pass\nf = S([1])", "class S(set):\n    pass\nf = S([2])"),
     ("t = {1: 2}\nf = t.get", "t = {1: 3}\nf = t.get"),
-    ("class f:\n    @staticmethod\n    def g(x):\n        return x", "class f:\n    @classmethod\n    def g(x):\n        return x"),
-    ("class f:\n    @property\n    def g(self):\n        return 1\n    @g.setter\n    def g(self, v):\n        self.v = v",
-     "class f:\n    @property\n    def g(self):\n        return 1\n    @g.setter\n    def g(self, v):\n        self.v = -v"),
-]  # fmt: skip
+    (METHOD.format("static"), METHOD.format("class")),
+    (SETTER + "v", SETTER + "-v"),
+]
 
 
 @pytest.mark.parametrize("a,b", PAIRS)

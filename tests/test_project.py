@@ -13,29 +13,33 @@ from conftest import ROOT, environment, replaced
 
 from lib.companion import paper_versus_ours
 
-# The science, in reading order: a module imports only from modules that stand before it.  `statistics` is pure maths, so it
-# stands early: that lets `evaluate(…).summary()` exist.
+# The science, in reading order: a module imports only from modules that stand before it.  `statistics` is pure maths,
+# so it stands early: that lets `evaluate(…).summary()` exist.
 SCIENCE = [
-    "checks", "sources", "content", "identity", "torch_internals", "quantizers", "variation", "statistics", "cells", "fitting", "analog",
-    "conversion", "folding", "files", "networks", "folders", "data", "classify", "batch_norm", "training", "post_training",
-    "evaluation", "adaptive", "estimators", "selftuning", "controls", "accounting", "trials",
+    "checks", "sources", "content", "identity", "quantizers", "variation", "statistics", "cells", "fitting", "analog",
+    "conversion", "folding", "files", "networks", "folders", "data", "classify", "batch_norm", "training",
+    "post_training", "evaluation", "adaptive", "selftuning", "controls", "accounting", "trials",
 ]  # fmt: skip
 # room → rooms that its modules may import from; "" is the science
 ROOMS = {"": {""}, "experiments": {"", "experiments"}, "companion": {"", "experiments", "companion"}}
 CONDA_NAMES = {
-    "torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base",
+    "torch": "pytorch",
+    "dask": "dask-core",
+    "matplotlib": "matplotlib-base",
+    "seaborn": "seaborn-base",
     "nbconvert": "nbconvert-core",
-}  # fmt: skip
+}
 MODULES = sorted((ROOT / "lib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def imported(path: Path) -> list[tuple[str, str]]:
-    """(room, module) of every import of this package that a file of it makes, anywhere in it; a name of a package is its own."""
+    """(room, module) of every import within this package, anywhere in a file of it; a name of a package is its own."""
     found, here = [], path.relative_to(ROOT / "lib").parent.parts
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            assert not any(alias.name.partition(".")[0] == "lib" for alias in node.names), f"{path}: imports within the package are relative"
+            packages = {alias.name.partition(".")[0] for alias in node.names}
+            assert "lib" not in packages, f"{path}: imports within the package are relative"
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         base = (*here[: len(here) + 1 - node.level], *(node.module.split(".") if node.module else ()))
@@ -50,7 +54,8 @@ def imported(path: Path) -> list[tuple[str, str]]:
 def test_a_room_imports_only_from_rooms_below_it(path):
     room = path.relative_to(ROOT / "lib").parent.as_posix().replace(".", "")
     for other, module in imported(path):
-        assert other in ROOMS[room], f"{path} imports {other}/{module}: {room or 'the science'} may import {sorted(ROOMS[room])}"
+        allowed = f"{room or 'the science'} may import {sorted(ROOMS[room])}"
+        assert other in ROOMS[room], f"{path} imports {other}/{module}: {allowed}"
         assert (ROOT / "lib" / other / f"{module}.py").exists(), f"{path} imports {other}/{module}, which is no module"
 
 
@@ -71,13 +76,17 @@ def test_the_science_has_a_reading_order():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("[!_]*.py")), ids=lambda p: p.stem)
 def test_every_benchmark_finds_what_it_imports(path):
-    code = f"import benchmarks.{path.stem}" if path.stem != "aihwkit_peer" else f"compile(open({str(path)!r}).read(), 'peer', 'exec')"
+    code = f"import benchmarks.{path.stem}"
+    if path.stem == "aihwkit_peer":
+        code = f"compile(open({str(path)!r}).read(), 'peer', 'exec')"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
 def test_import_lib_is_light():
-    code = "import lib, sys; print([m for m in ('pandas', 'matplotlib', 'torchvision', 'dask', 'scipy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    heavy = ("pandas", "matplotlib", "torchvision", "dask", "scipy")
+    code = f"import lib, sys; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(ROOT / "lib").as_posix())
@@ -123,7 +132,8 @@ def test_notebooks_are_clean_and_well_formed(path):
     levels = [len(m) for m in re.findall(r"^(#+) ", text, re.M)]
     assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:]))
     assert "Predict first" in text and "<details>" in text and "## Exercises" in text and "Run time" in text
-    defined = [n for c in code for n in ast.walk(ast.parse("".join(c["source"]))) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    nodes = [node for c in code for node in ast.walk(ast.parse("".join(c["source"])))]
+    defined = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     assert not defined, "notebooks call lib, they define nothing"
 
 
@@ -140,7 +150,8 @@ def test_committed_figures_are_complete(profile):
 def test_the_committed_run_repeats_the_published_rows_of_lenet():
     rows = paper_versus_ours.compared(paper_versus_ours.committed())
     run = rows[(rows.network == "LeNet-5") & rows.method.isin(["QAT", "QAVAT"]) & (rows.verdict != "not run")]
-    assert sorted(zip(run.method, run.sigma)) == [(method, sigma) for method in ("QAT", "QAVAT") for sigma in (0.2, 0.4, 0.6)]
+    expected = [(method, sigma) for method in ("QAT", "QAVAT") for sigma in (0.2, 0.4, 0.6)]
+    assert sorted(zip(run.method, run.sigma)) == expected
     assert (run.ours_seeds == 3).all() and (run.ours_chips >= 300).all() and (run.difference.abs() < 5).all()
 
 
@@ -154,16 +165,19 @@ def test_readme_names_every_notebook_and_its_figure_exists():
 def test_the_readme_example_runs(tmp_path):
     block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S).group(1)
     smaller = {
-        "Recipe.quick()": "Recipe(epochs=1, bn_draws=2)", "chips=100": "chips=2",
-        "data.train,": "data.train.take(slice(0, 256)),", "data.test,": "data.test.take(slice(0, 100)),",
-    }  # fmt: skip
+        "Recipe.quick()": "Recipe(epochs=1, bn_draws=2)",
+        "chips=100": "chips=2",
+        "data.train,": "data.train.take(slice(0, 256)),",
+        "data.test,": "data.test.take(slice(0, 100)),",
+    }
     for whole, part in smaller.items():
         block = replaced(block, whole, part)
     subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment(ROOT), check=True, capture_output=True)
 
 
 def test_active_environment_is_judged():
-    out = subprocess.run([sys.executable, str(Path("lib") / "environment.py")], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, str(Path("lib") / "environment.py")]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert out.returncode == 0, out.stdout
 
 

@@ -50,7 +50,8 @@ def test_profiles_repeat_what_they_say():
     assert {(m.trial.network, m.trial.width) for m in wanted} == sizes
     assert all(m.chips == 300 and m.images is None and m.images_per_chip is None for m in wanted)
     everything = paper_versus_ours.published(profile("paper"))
-    assert len(everything) == sum(r.repeatable for r in reported()) and paper_versus_ours.published(profile("quick")) == []
+    assert len(everything) == sum(r.repeatable for r in reported())
+    assert paper_versus_ours.published(profile("quick")) == []
 
 
 def test_a_profile_of_some_networks(monkeypatch):
@@ -106,7 +107,8 @@ def test_a_variant_changes_one_thing():
     names = [{name for name, value in vars(trial).items() if value != vars(base)[name]} for trial in others]
     assert names == [{"train_images"}, {"quantizers"}, {"quantizers"}]
     assert (base.recipe.epochs, base.recipe.period) == (31, 10)
-    assert paper_versus_ours.variants(profile("quick")) == {} and len(paper_versus_ours.variants(profile("reduced"))) == 4
+    assert paper_versus_ours.variants(profile("quick")) == {}
+    assert len(paper_versus_ours.variants(profile("reduced"))) == 4
 
 
 def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
@@ -145,9 +147,11 @@ def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch)
     """Those just measured; those of the committed figure of which it repeats the numbers where nothing was."""
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     for profile_name, figure, keys in (
-        ("reduced", "07_published", ["p"]), ("paper", "07_published", ["q"]), ("quick", "07_published", ["no"]),
+        ("reduced", "07_published", ["p"]),
+        ("paper", "07_published", ["q"]),
+        ("quick", "07_published", ["no"]),
         ("reduced", "07_effects", ["e"]),
-    ):  # fmt: skip
+    ):
         (tmp_path / profile_name).mkdir(exist_ok=True)
         (tmp_path / profile_name / f"{figure}.json").write_text(json.dumps({"results": keys}))
     assert paper_versus_ours.keys_of([pd.DataFrame()], "07_published") == ["p", "q"]

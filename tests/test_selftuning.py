@@ -83,7 +83,8 @@ def test_written_layers_compute_the_same(kind, signed, law):
 
 def test_a_whole_network_is_restored():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    convolutions = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU()
+    net = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(64, 3))
     x = torch.randn(6, 1, 8, 8)
     net(x)
     net = to_analog(net.eval(), "A4W2", x).double()
@@ -110,7 +111,8 @@ def test_variance_of_the_reference_cells(n, cells):
 
 def test_reading_noise_and_resolution():
     variation = Variation(0.3, 0.2)
-    noisy = np.array([ReferenceCells(4, read_noise=0.1).estimate(c, variation) - ReferenceCells(4).estimate(c, variation) for c in map(Chip, range(1000))])
+    read, ideal = ReferenceCells(4, read_noise=0.1), ReferenceCells(4)
+    noisy = np.array([read.estimate(c, variation) - ideal.estimate(c, variation) for c in map(Chip, range(1000))])
     assert noisy.std() == pytest.approx(0.1, rel=0.1) and abs(noisy.mean()) < 0.02
     exact, coarse = (ReferenceCells(4, step=s).estimate(Chip(1), variation) for s in (0.0, 0.25))
     assert coarse in (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75) and abs(coarse - exact) <= 0.125
@@ -146,7 +148,8 @@ def test_blank_inputs_are_left_uncorrected_and_counted():
     conv = nn.Conv2d(1, 3, 3, bias=False)
     x = torch.zeros(2, 1, 8, 8)
     x[:, :, :, 5:] = torch.rand(2, 1, 8, 3) + 0.5  # left: blank
-    net, variation, chip, columns = to_analog(conv, "A4W4", x), Variation(0.2, 0.3), Chip.of("test", 1), ReferenceColumns(2)
+    net, columns = to_analog(conv, "A4W4", x), ReferenceColumns(2)
+    variation, chip = Variation(0.2, 0.3), Chip.of("test", 1)
     with programmed(net, chip, variation):
         untuned = net(x)
     with programmed(net, chip, variation, SelfTuning(columns)):
@@ -174,7 +177,8 @@ def test_everything_is_paired():
     for z in seen:
         torch.testing.assert_close(z, chip.z_within("", tuple(net.weight.shape)), rtol=1e-4, atol=1e-5)
     for n in (1, 8):  # the references' own deviations scale with σ_W, whatever the law and e_B
-        unit = [(ReferenceCells(n).estimate(chip, v) - v.shared(chip)) / v.within for v in (Variation(0.1), Variation(0.4, 0.3, "layer-fixed"))]
+        variations = Variation(0.1), Variation(0.4, 0.3, "layer-fixed")
+        unit = [(ReferenceCells(n).estimate(chip, v) - v.shared(chip)) / v.within for v in variations]
         assert unit[0] == pytest.approx(unit[1]) == pytest.approx(float(chip.z_reference(n).mean()), rel=1e-4)
     drawn = [chip.z_reference(84), chip.z_columns("", (1, 7, 12)), chip.z_within("", (7, 12))]
     assert len({tuple(z.flatten().tolist()) for z in drawn}) == 3
@@ -188,10 +192,12 @@ def test_layers_that_do_not_vary_are_not_corrected():
 
 def test_the_wrong_law_is_refused_with_the_right_one():
     net = to_analog(nn.Linear(4, 3), "A4W4", torch.randn(8, 4))
-    with pytest.raises(ValueError, match=r"Gain corrects the proportional law, this variation is layer-fixed; use Offset\(\)"):
+    line = r"Gain corrects the proportional law, this variation is layer-fixed; use Offset\(\)"
+    with pytest.raises(ValueError, match=line):
         with programmed(net, Chip(0), Variation(0.1, 0.1, "layer-fixed"), SelfTuning(Oracle(), Gain())):
             pass
-    with pytest.raises(ValueError, match=r"Offset corrects the layer-fixed law, this variation is proportional; use Gain\(\)"):
+    line = r"Offset corrects the layer-fixed law, this variation is proportional; use Gain\(\)"
+    with pytest.raises(ValueError, match=line):
         with programmed(net, Chip(0), Variation(0.1, 0.1), SelfTuning(Oracle(), Offset())):
             pass
     assert net.deviate is None and net.correct is None
@@ -226,11 +232,13 @@ class Half(ReadOnce):
 
 def test_a_new_estimator_is_one_small_object(images):
     torch.manual_seed(0)
-    net = to_analog(nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)), "A4W4", images.normalized())
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))
+    net = to_analog(net, "A4W4", images.normalized())
     first, chip, x = net[0], Chip.of("test", 1), images.normalized()
     ((inputs, nominal), _) = traffic(net, x).values()
     e = 0.5 * chip.z_between()
-    expected = {"proportional": nominal * (1 + e) / (1 + e / 2), "layer-fixed": nominal + e / 2 * first.quantize_weight(first.weight).abs().max() * first.input_sum(inputs)}
+    offset = e / 2 * first.quantize_weight(first.weight).abs().max() * first.input_sum(inputs)
+    expected = {"proportional": nominal * (1 + e) / (1 + e / 2), "layer-fixed": nominal + offset}
     for law in LAWS:
         variation = Variation(between=0.5, law=law)
         assert len(evaluate(net, images, variation, 3, tuning=SelfTuning(Half())).accuracy) == 3

@@ -38,11 +38,14 @@ def test_a_new_tuner_keeps_the_checkpoints():
     assert after[0] == before[0] and after[1] != before[1]
 
 
-@pytest.mark.parametrize("old,new", [
+SAME_CODE = [
     ('"""e_W = σ·z."""', '"""The same in other words."""'),
     ("# Chips of one purpose never meet", "# A remark.  Chips of one purpose never meet"),
     ("    return z * sigma\n", "    return (z * sigma)\n"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("old,new", SAME_CODE)
 def test_comments_docstrings_and_layout_do_not_count(old, new):
     assert keys(variation=(old, new)) == keys()
 
@@ -85,12 +88,15 @@ except RuntimeError as error:
 """
 
 
-@pytest.mark.parametrize("file,old,new,refused", [
+EDITED = [
     ("quantizers.py", "TINY = 1e-8", "TINY = 1e-7", True),  # imported long ago
-    ("controls.py", "chip_images = 0", "chip_images = 1", True),  # a control that this run does not use, but a key holds
+    ("controls.py", "chip_images = 0", "chip_images = 1", True),  # this run uses no control, but a key holds them
     ("data.py", "VALIDATION_SHARE = 12", "VALIDATION_SHARE = 12  # one in twelve", False),
     ("companion/figures.py", "import gc", "import gc  # noqa", False),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("file,old,new,refused", EDITED)
 def test_an_edited_source_stops_a_run_before_anything_is_stored(tmp_path, file, old, new, refused):
     folder = copy_project(tmp_path / "copy")
     code = LIVE.format(file=file, old=old, new=new)
@@ -239,7 +245,8 @@ import mine
 if __name__ == "__main__":
     path = Path(mine.__file__)
     path.write_text(path.read_text().replace("return 1 *", "return -1 *"))
-    trial = Trial("fashion-mnist", "lenet5", "QAT", Recipe(epochs=1, batch_size=16), "A4W4", width=1/16, train_images=32)
+    recipe = Recipe(epochs=1, batch_size=16)
+    trial = Trial("fashion-mnist", "lenet5", "QAT", recipe, "A4W4", width=1/16, train_images=32)
     m = Measurement(trial, Variation(0.1, 0.5), 2, images=20, tuning=SelfTuning(mine.Mine()))
     try:
         print(engine.collect([m], progress=False))

@@ -40,7 +40,8 @@ def test_mixed_networks_differ_in_training_alone():
     for law, sigma in setting.sigma.items():
         nets = cases.networks(setting, law)
         assert nets["QAVAT"].variation == Variation(sigma, law=law)
-        assert nets["QAVAT mixed"].variation == Variation.split(sigma, 0.5, law) and nets["QAVAT mixed"].variation.total == pytest.approx(sigma)
+        mixed = nets["QAVAT mixed"].variation
+        assert mixed == Variation.split(sigma, 0.5, law) and mixed.total == pytest.approx(sigma)
         assert nets["QAT"].variation == Variation() and len({n.recipe for n in nets.values()}) == 1
 
 
@@ -52,7 +53,10 @@ def test_parts_cover_every_crossbar_once(name):
 
 
 def table_of(measurements, values):
-    frames = [pd.DataFrame({"chip": range(len(v)), "accuracy": v}).assign(**m.row(), key=f"key {i}") for i, (m, v) in enumerate(zip(measurements, values))]
+    frames = []
+    for i, (m, accuracies) in enumerate(zip(measurements, values)):
+        frame = pd.DataFrame({"chip": range(len(accuracies)), "accuracy": accuracies})
+        frames.append(frame.assign(**m.row(), key=f"key {i}"))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -81,5 +85,6 @@ def test_two_results_under_one_label_are_refused():
 
 
 def test_alt_text_tells_ends_and_single_bars():
-    rows = pd.DataFrame({"network": "lenet5", "law": "a", "net": ["QAT"] * 3 + ["QAVAT"], "mean": [80.2, np.nan, 40.4, 0.5]})
+    bars = {"net": ["QAT"] * 3 + ["QAVAT"], "mean": [80.2, np.nan, 40.4, 0.5]}
+    rows = pd.DataFrame({"network": "lenet5", "law": "a", **bars})
     assert figures.told(rows, ["network", "law"], "net", "mean") == "LeNet-5, a: QAT from 80 to 40, QAVAT 0.5."

@@ -62,7 +62,8 @@ def test_components_are_recovered_by_a_one_way_analysis(share):
 
 def test_one_bit_weights_make_the_laws_agree_within_a_chip():
     weight = torch.where(torch.rand(20_000, generator=torch.Generator().manual_seed(0)) < 0.5, -0.3, 0.3)
-    a, b = (Variation(0.4, law=law).deviate(Chip(5), "layer", weight)(weight) for law in ("proportional", "layer-fixed"))
+    variations = [Variation(0.4, law=law) for law in ("proportional", "layer-fixed")]
+    a, b = (variation.deviate(Chip(5), "layer", weight)(weight) for variation in variations)
     assert not torch.equal(a, b)  # draws differ by the weight's sign
     assert stats.ks_2samp(a.numpy(), b.numpy()).pvalue > 0.01
 
@@ -117,7 +118,8 @@ def test_a_passing_chip_has_normals_of_its_own_for_every_key():
     z = chip.z_within("big", (20, 10_000))
     values = z.numpy().ravel()
     assert z.dtype == torch.float32 and stats.kstest(values[:5000], "norm").pvalue > 0.001
-    assert values.mean() == pytest.approx(0, abs=0.01) and values.std() == pytest.approx(1, abs=0.01) and np.abs(values).max() > 4
+    assert values.mean() == pytest.approx(0, abs=0.01) and values.std() == pytest.approx(1, abs=0.01)
+    assert np.abs(values).max() > 4
     before = torch.get_rng_state()
     assert torch.equal(z, PassingChip.of("training", 3, run=1).z_within("big", (20, 10_000)))
     assert torch.equal(before, torch.get_rng_state())  # nobody else's generator has moved
@@ -145,13 +147,21 @@ def test_deviations_leave_the_normals_as_they_are(kind):
     assert torch.equal(z, Chip(0).z_within("layer", (100_000,)))
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Variation(within=30), lambda: Variation(between=5.0), lambda: Variation.split(30, 0.5), lambda: Variation.split(1.2, 0.0),
-])  # fmt: skip
+PER_CENT = [
+    lambda: Variation(within=30),
+    lambda: Variation(between=5.0),
+    lambda: Variation.split(30, 0.5),
+    lambda: Variation.split(1.2, 0.0),
+]
+
+
+@pytest.mark.parametrize("make", PER_CENT)
 def test_a_per_cent_typed_as_a_fraction_is_refused(make):
-    with pytest.raises(ValueError, match=r"must be a fraction from 0 to 1, got .* \(30 % is 0.3\); large=True allows more"):
+    line = r"must be a fraction from 0 to 1, got .* \(30 % is 0.3\); large=True allows more"
+    with pytest.raises(ValueError, match=line):
         make()
 
 
 def test_a_large_sigma_is_taken_where_it_is_asked_for():
-    assert Variation(1.5, large=True).within == 1.5 and Variation.split(2.0, 0.5, large=True).total == pytest.approx(2.0)
+    assert Variation(1.5, large=True).within == 1.5
+    assert Variation.split(2.0, 0.5, large=True).total == pytest.approx(2.0)

@@ -56,7 +56,8 @@ def test_networks_of_torchvision(name, cells):
     net.eval()
     analog = to_analog(net, "A8W8", x)
     rows = report(analog)
-    assert sum(r.cells for r in rows) == cells == sum(m.weight.numel() for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    weights = [m.weight for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert sum(r.cells for r in rows) == cells == sum(weight.numel() for weight in weights)
     assert {r.place for r in rows if r.kind == "BatchNorm2d"} == {"digital"} and all(r.why for r in rows)
     with torch.no_grad(), programmed(analog, Chip(0), Variation(0.1)):
         deviated = analog(x)
@@ -101,12 +102,14 @@ def test_folded_batch_norm_is_the_same_network_on_a_chip():
 def test_from_a_float_network_to_tuned_chips(mine):
     data = load(f"imagefolder:{mine}")
     variation = fit_cells(read_cells(your_own_network.write_cells(mine / "cells.csv", Variation(0.2, 0.15)))).variation
-    net = your_own_network.float_network(data, TINY)
-    nets = your_own_network.fine_tuned(net, data, TINY, variation)
-    table = your_own_network.measured(nets, data, TINY, variation)
+
+    def measured():
+        nets = your_own_network.fine_tuned(your_own_network.float_network(data, TINY), data, TINY, variation)
+        return your_own_network.measured(nets, data, TINY, variation)
+
+    table = measured()
     assert table.groupby(["net", "tuning"], sort=False).size().tolist() == [1, 3, 3] * 3
-    again = your_own_network.measured(your_own_network.fine_tuned(your_own_network.float_network(data, TINY), data, TINY, variation), data, TINY, variation)
-    assert table.equals(again)
+    assert table.equals(measured())
     claims = your_own_network.chip_claims(table, variation)
     assert len(claims) == 4 and all(c.estimate.n == 3 for c in claims) and len(your_own_network.chip_table(table)) == 9
     assert your_own_network.scale(profile("quick")).chips == 100
@@ -118,7 +121,8 @@ def test_the_fitted_law_is_found_both_ways(tmp_path):
         found = fit_cells(read_cells(your_own_network.write_cells(tmp_path / "cells.csv", truth, seed=1)))
         assert found.law == law and found.decided and abs(found.within.value - 0.2) < 0.02
         table = your_own_network.fit_table(found, truth)
-        assert list(table.parameter) == ["σ_W", "σ_B", "factor"] and len(your_own_network.fit_claims(table, found)) == 4
+        assert list(table.parameter) == ["σ_W", "σ_B", "factor"]
+        assert len(your_own_network.fit_claims(table, found)) == 4
 
 
 def test_a_float_module_of_any_kind_is_fine_tuned(images):
@@ -127,3 +131,25 @@ def test_a_float_module_of_any_kind_is_fine_tuned(images):
     analog = to_analog(net, "A4W4", images.normalized())
     fit(analog, images, Recipe(epochs=4, batch_size=16, bn_draws=2), Variation(0.3))
     assert evaluate(analog, images, Variation(0.3), 20).accuracy.mean() > 60
+
+
+def test_a_plain_installation_works_elsewhere(tmp_path):
+    """pip install into an empty folder, then a torchvision network from another folder; data and cache of the user."""
+    site, home = tmp_path / "site", tmp_path / "home"
+    home.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(site), str(ROOT)], check=True, capture_output=True)
+    code = (
+        "import lib, torch, torchvision\n"
+        "from lib.data import data_folder\n"
+        "from lib.experiments.store import cache_folder\n"
+        "net = lib.to_analog(torchvision.models.resnet18(num_classes=3), 'A4W4', torch.randn(2, 3, 32, 32))\n"
+        "print(lib.__file__, data_folder(), cache_folder(), sum(r.cells for r in lib.report(net)), sep='\\n')\n"
+    )
+    env = environment(site) | {"HOME": str(home)}
+    env.pop("XDG_CACHE_HOME", None)
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    where, data, cache, cells = out.stdout.split("\n")[:4]
+    assert where.startswith(str(site)) and int(cells) == 11_168_448
+    assert all(str(home) in path and "analog-pim-companion" in path for path in (data, cache))
