@@ -1,16 +1,21 @@
-"""Shared by the tests: a tiny dataset, a copy of the project, and folders of their own for cache and build."""
+"""Shared by the tests: tiny datasets and networks, simulated cells, a copy of the project in a folder of its own."""
 
+import math
 import os
 import shutil
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lib import to_analog
+from lib import Recipe, build, fit, fit_cells, to_analog
+from lib.cells import Cells
 from lib.data import Images
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +30,16 @@ def images():
     for i, label in enumerate(labels.tolist()):
         pixels[i, :, 4 * label : 4 * label + 4] += 120
     return Images(pixels, labels, (0.3,), (0.25,))
+
+
+def in_colour(images):
+    """The same images in three channels: a network of one channel does not run on them."""
+    return replace(images, pixels=images.pixels.repeat(1, 3, 1, 1), mean=(0.3,) * 3, std=(0.25,) * 3)
+
+
+def noise(n=12, h=15, w=15):
+    """Pixels of 100 to 255: none is black."""
+    return torch.randint(100, 256, (n, 3, h, w), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +94,41 @@ def layer_and_input(kind, signed):
     x = torch.randn(5, 12) if kind == "linear" else torch.randn(5, 4, 9, 9)
     x = x if signed else x.abs()
     return to_analog(module, "A4W4", x), x
+
+
+def trained(images):
+    """An A4W2 LeNet-5 that has learned `images`."""
+    model = to_analog(build("lenet5", 1, 3, 12), "A4W2", images.normalized()[:32])
+    fit(model, images, Recipe(epochs=4, batch_size=16))
+    return model
+
+
+def with_norms(images, bits="A4W4"):
+    """Two convolutions with their batch norms (1 and 4), dropout (5) and a linear layer (7), in training mode."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()
+    second = nn.Conv2d(4, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Dropout(0.5)
+    net = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(256, 3))
+    return to_analog(net, bits, images.normalized()[:32]).train()
+
+
+TARGETS = np.array([-1.0, -0.5, 0.0, 0.25, 0.75, 1.0])
+LEVELS = np.array([5.0, 10.0, 15.0, 20.0, 25.0])  # µS
+
+
+def simulated(variation, chips, cells, seed, offset=0.0, targets=TARGETS, factor=1.0, lognormal=False) -> Cells:
+    """Cells drawn with numpy alone, unlike the chips of lib: an independent look at the model."""
+    rng = np.random.default_rng(seed)
+    z, s = rng.standard_normal((chips, cells)), math.sqrt(math.log1p(variation.within**2))
+    own = np.expm1(s * z - s**2 / 2) if lognormal else variation.within * z
+    e = offset + variation.between * rng.standard_normal((chips, 1)) + own
+    target = np.tile(targets, (chips, cells // len(targets) + 1))[:, :cells]
+    scale = target if variation.law == "proportional" else np.abs(targets).max()
+    return Cells(np.repeat(np.arange(chips), cells), target.ravel(), (factor * (target + scale * e)).ravel())
+
+
+def quiet(cells: Cells, **how):
+    """What `fit_cells` finds, without its warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return fit_cells(cells, **how)
