@@ -1,37 +1,15 @@
-"""Monte Carlo over chips: counts that add up, chips that pair."""
-
-from dataclasses import replace
+"""Monte Carlo over chips: counts that add up, chips that pair, intervals that cover."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import trained
 from torch import nn
 
-from lib import (
-    Counts,
-    Images,
-    Variation,
-    accuracy,
-    adaptive,
-    build,
-    evaluate,
-    evaluate_mean,
-    fit,
-    load,
-    post_training_quantize,
-    to_analog,
-)
-from lib.controls import OutputGain
+from lib import Counts, Images, Variation, adaptive, build, evaluate, evaluate_mean, fit, load, to_analog
 from lib.evaluation import best_precision
-from lib.estimators import ReferenceCells
 from lib.training import Recipe
-
-
-def trained(images):
-    model = to_analog(build("lenet5", 1, 3, 12), "A4W2", images.normalized()[:32])
-    fit(model, images, Recipe(epochs=4, batch_size=16))
-    return model
 
 
 def test_counts_add_up_and_do_not_depend_on_what_was_asked_before(images):
@@ -88,9 +66,10 @@ def test_slices_belong_to_the_chip_and_are_unbiased(images):
 def wide():
     """A small convolutional network of 16 channels, trained for a moment on real images, and 1,000 test images."""
     data = load("fashion-mnist")
-    block = [nn.Conv2d(16, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    second = [nn.Conv2d(16, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *block, nn.Flatten(), nn.Linear(784, 10))
+    first = [nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    net = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(784, 10))
     net = to_analog(net, "A4W2", data.train.take(slice(0, 64)).normalized())
     fit(net, data.train.balanced(3000), Recipe(epochs=1, bn_draws=20), Variation(0.3))
     return net, data.test.balanced(1000)
@@ -124,8 +103,10 @@ def test_best_precision_is_chosen_by_what_the_network_is(wide, monkeypatch):
 def test_a_mean_to_a_given_half_width(images):
     model = trained(images)
     estimate, counts = evaluate_mean(model, images, Variation(0.8), 2.0, pilot=20, images_per_chip=24)
-    assert len(counts.chips) == estimate.n > 20 and (counts.chips == np.arange(estimate.n)).all() and (counts.images == 24).all()
-    assert estimate.high - estimate.low == pytest.approx(4.0, rel=0.2) and estimate.value == pytest.approx(counts.accuracy.mean())
+    assert len(counts.chips) == estimate.n > 20
+    assert (counts.chips == np.arange(estimate.n)).all() and (counts.images == 24).all()
+    assert estimate.high - estimate.low == pytest.approx(4.0, rel=0.2)
+    assert estimate.value == pytest.approx(counts.accuracy.mean())
     wide_enough, few = evaluate_mean(model, images, Variation(0.8), 50, pilot=20)
     assert wide_enough.n == 20 and (few.images == len(images)).all()
     with pytest.raises(ValueError, match="half_width 0.001 would take .* chips; allowed: at most 100000"):
@@ -139,7 +120,10 @@ def heavy_tail(rng, n):
     return np.where(rng.random(n) < 1 / 6, 85 - rng.exponential(15, n), rng.normal(85, 1, n))
 
 
-@pytest.mark.parametrize("draw,truth,least", [(lambda rng, n: rng.normal(80, 3, n), 80, 0.93), (heavy_tail, 82.5, 0.91)])
+DRAWS = [(lambda rng, n: rng.normal(80, 3, n), 80, 0.93), (heavy_tail, 82.5, 0.91)]
+
+
+@pytest.mark.parametrize("draw,truth,least", DRAWS)
 def test_the_planned_interval_covers(draw, truth, least, monkeypatch):
     """Simulated chips in the place of `evaluate`: coverage, and half-widths near the 0.5 points asked for."""
     rng = np.random.default_rng(2)
@@ -166,7 +150,10 @@ class Blurred(nn.Module):
 
     def forward(self, x):
         x = self.conv(x).relu()
-        x = F.conv2d(x, self.kernel, groups=16) if self.constant == "kernel" else torch.einsum("bchw,cd->bdhw", x, self.kernel[:, 0, :1, 0].repeat(1, 16))
+        if self.constant == "kernel":
+            x = F.conv2d(x, self.kernel, groups=16)
+        else:
+            x = torch.einsum("bchw,cd->bdhw", x, self.kernel[:, 0, :1, 0].repeat(1, 16))
         return self.head(x).mean((2, 3))
 
 
@@ -178,142 +165,3 @@ def test_a_constant_that_bears_no_bfloat16_is_tried_before_it_is_chosen(images, 
     assert len(evaluate(model, images, Variation(0.1), 2).correct) == 2
     with pytest.raises(ValueError, match="Blurred does not run in bfloat16 .*; use precision='float32'"):
         evaluate(model, images, Variation(0.1), 2, precision="bfloat16")
-
-
-# -- types at the edge ----------------------------------------------------------------------------------------
-
-
-def flat(outputs=3):
-    return to_analog(nn.Sequential(nn.Flatten(), nn.Linear(144, outputs)))
-
-
-class Returns(nn.Module):
-    def __init__(self, what):
-        super().__init__()
-        self.fc, self.what = nn.Linear(144, 3), what
-
-    def forward(self, x):
-        return self.what(self.fc(x.flatten(1)))
-
-
-class TwoInputs(Returns):
-    def forward(self, x, mask):
-        return self.fc(x.flatten(1)) * mask
-
-
-OUTPUTS = {
-    "a tuple": (lambda: Returns(lambda y: (y, y)), ["Returns must return logits of shape (32, classes)", "got a tuple"]),
-    "a dictionary": (lambda: Returns(lambda y: {"out": y}), ["got a dict"]),
-    "one column": (lambda: Returns(lambda y: y[:, :1]), ["at least 2 classes", "(32, 1)"]),
-    "one number an image": (lambda: Returns(lambda y: y[:, 0]), ["(32,)"]),
-    "maps": (lambda: Returns(lambda y: y[:, :, None]), ["(32, 3, 1)"]),
-    "too few classes": (lambda: Returns(lambda y: y[:, :2]), ["labels go up to 2", "2 classes", "needs 3"]),
-    "two inputs": (lambda: TwoInputs(None), ["TwoInputs.forward takes (x, mask)", "wrap it"]),
-}
-
-
-@pytest.mark.parametrize("call", [accuracy, lambda net, images: evaluate(net, images, chips=1), lambda net, images: fit(net, images, Recipe(epochs=1))])
-@pytest.mark.parametrize("case", OUTPUTS)
-def test_what_a_network_must_return_is_named(images, case, call):
-    make, parts = OUTPUTS[case]
-    with pytest.raises(ValueError) as error:
-        call(to_analog(make()), images)
-    assert "\n" not in str(error.value) and all(part in str(error.value) for part in parts), str(error.value)
-
-
-@pytest.mark.parametrize("call", [accuracy, evaluate, fit, lambda net, images: evaluate_mean(net, images), lambda net, images: post_training_quantize(net, "A4W4", images)])
-def test_images_of_another_kind_are_named(images, call):
-    loader = torch.utils.data.DataLoader([(images.normalized()[0], 0)])
-    dataset = load("fashion-mnist")
-    for wrong, name in ((loader, "DataLoader"), (images.normalized(), "Tensor"), (dataset, "Dataset"), (None, "NoneType")):
-        with pytest.raises(ValueError, match=rf"images must be lib.Images, got {name}; take data.train or data.test"):
-            call(flat(), wrong)
-
-
-@pytest.mark.parametrize("chips", [3, np.int64(3), range(3), [0, 1, 2], np.arange(3), torch.arange(3)])
-def test_every_kind_of_number_of_chips_works(images, chips):
-    model = flat()
-    assert np.array_equal(evaluate(model, images, Variation(0.5), chips).correct, evaluate(model, images, Variation(0.5), 3).correct)
-
-
-@pytest.mark.parametrize("chips", [2.0, True, "3", [0.5], -1, None])
-def test_other_numbers_of_chips_are_named(images, chips):
-    with pytest.raises(ValueError, match="chip"):
-        evaluate(flat(), images, Variation(0.5), chips)
-
-
-def test_one_layer_may_be_named_by_a_text(images):
-    one = Variation(0.1, layers="1")
-    assert one == Variation(0.1, layers=("1",)) == Variation(0.1, layers=["1"]) and len(evaluate(flat(), images, one, 1).correct) == 1
-    with pytest.raises(ValueError, match="unknown layer 'conv1'"):
-        evaluate(flat(), images, Variation(0.1, layers="conv1"), 1)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_networks_of_other_types_are_measured(images, dtype):
-    torch.manual_seed(0)
-    model = to_analog(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)), "A4W4", images.normalized())
-    fit(model, images, Recipe(epochs=6, batch_size=16))
-    before = accuracy(model, images), evaluate(model, images, Variation(0.2), 5).accuracy.mean()
-    model = model.to(dtype)
-    after = accuracy(model, images), evaluate(model, images, Variation(0.2), 5).accuracy.mean()
-    assert np.abs(np.subtract(before, after)).max() < 5
-
-
-# -- words where numbers would be wrong -----------------------------------------------------------------------
-
-
-def test_a_calibration_batch_of_another_scale_is_questioned(images):
-    x = images.normalized()
-    layers = lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))  # noqa: E731
-    for batch, word in ((images.pixels / 255, "unsigned|step"), (100 * x, "step of"), (x / 100, "step of")):
-        model = to_analog(layers(), "A4W4", batch)
-        for use in (accuracy, lambda net, images: evaluate(net, images, chips=1), lambda net, images: fit(net, images, Recipe(epochs=1))):
-            with pytest.warns(UserWarning, match=f"the first layer's quantizer .*({word}).*normalized"):
-                use(model, images)
-
-
-def test_cells_that_nobody_reads_are_named_where_no_batch_was_given(images):
-    class Past(Returns):
-        def forward(self, x):
-            return F.linear(x.flatten(1), self.fc.weight)
-
-    with pytest.warns(UserWarning, match="cells of fc change nothing"):
-        evaluate(to_analog(Past(None)), images, Variation(0.5), 1)
-
-
-def test_a_sound_network_is_measured_without_a_word(images, recwarn):
-    model = trained(images)
-    evaluate(model, images, Variation(0.2), 2)
-    accuracy(model, images)
-    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
-
-
-LIKELY = {
-    "σ as a number": (lambda m, i: evaluate(m, i, 0.3), "variation must be a Variation, .* got 0.3"),
-    "an estimator alone": (lambda m, i: evaluate(m, i, Variation(0.1), 1, tuning=ReferenceCells(4)), r"give SelfTuning\(…\) around an estimator"),
-    "a control unbound": (lambda m, i: evaluate(m, i, Variation(0.1), 1, tuning=OutputGain()), r"give its bind\(net, data.train\)"),
-    "channels": (lambda m, i: accuracy(m, replace(i, pixels=i.pixels.repeat(1, 3, 1, 1), mean=(0.3,) * 3, std=(0.25,) * 3)), r"does not run on a batch of shape"),
-    "no batch": (lambda m, i: evaluate(m, i, Variation(0.1), 1, batch_size=0), "batch_size must be an integer ≥ 1, got 0"),
-    "a negative batch": (lambda m, i: accuracy(m, i, batch_size=-1), "batch_size must be an integer ≥ 1, got -1"),
-    "a chip twice": (lambda m, i: evaluate(m, i, Variation(0.1), [0, 0, 1]), "a chip is named twice"),
-}
-
-
-@pytest.mark.parametrize("case", LIKELY)
-def test_likely_mistakes_are_one_line(images, case):
-    call, word = LIKELY[case]
-    with pytest.raises(ValueError, match=word) as error:
-        call(flat(), images)
-    assert "\n" not in str(error.value)
-
-
-def test_classes_of_very_different_brightness_are_no_mistake(images, recwarn):
-    """A folder comes class by class: its first images are not like the rest."""
-    dark = images.pixels.clone()
-    order = images.labels.argsort(stable=True)
-    dark = torch.where(images.labels.view(-1, 1, 1, 1) == 0, dark // 12, dark)[order]
-    sorted_images = Images(dark, images.labels[order], (0.0,), (1.0,))
-    model = to_analog(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)), "A4W4", sorted_images.normalized())
-    accuracy(model, sorted_images)
-    assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
