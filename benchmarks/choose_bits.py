@@ -19,7 +19,7 @@ CANDIDATES = ("A4W2", "A4W4")
 def main(name: str = "quick") -> None:
     chosen = profile(name)
     for setting in chosen.settings:
-        table = engine.collect(accuracy_vs_sigma.validation(chosen, setting, CANDIDATES))
+        table = engine.frame(engine.collect(accuracy_vs_sigma.validation(chosen, setting, CANDIDATES)))
         best = {}
         for bits in CANDIDATES:
             curves = {m: cases.curve(table, setting, m, bits).sort_values("chip") for m in QUANTIZED}

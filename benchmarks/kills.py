@@ -29,7 +29,8 @@ from lib.experiments import engine
 from lib.companion.profiles import profile
 if __name__ == "__main__":
     print("started", flush=True)
-    engine.collect(accuracy_vs_sigma.measurements(profile("smoke"), 0), progress=False).to_csv(sys.argv[1])
+    wanted = [case.measurement for case in accuracy_vs_sigma.measurements(profile("smoke"), 0)]
+    engine.frame(engine.collect(wanted, progress=False)).to_csv(sys.argv[1])
 """
 
 
@@ -79,7 +80,7 @@ def main(times: str = "25", seed: str = "0") -> int:
             if targets:
                 rng.choice(targets).send_signal(signal.SIGKILL)
             code = client.wait()
-            unharmed = victim == "client" or code == 0 and table(folder) == expected
+            unharmed = victim == "client" or (code == 0 and table(folder) == expected)
             remains = left_behind(folder, GRACE)
             again = start(folder).wait()
             same = again == 0 and table(folder) == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import statistics
 import subprocess
@@ -16,6 +15,7 @@ import torch
 
 from lib import Recipe, Variation, build, evaluate, evaluate_mean, fit, load, to_analog
 from lib.experiments import cluster, workers
+from lib.experiments.settings import Settings
 from lib.trials import Trial
 
 from .speed import seconds, turns
@@ -95,8 +95,7 @@ def workers_cases(name: str, width: float, client, n: int) -> dict:
 
 def workers_table(repeats: int) -> pd.DataFrame:
     rows, n = [], torch.get_num_threads()
-    os.environ[cluster.JOBS_VARIABLE] = str(n)
-    with cluster.connected(n) as client:
+    with cluster.connected(n, Settings(jobs=n)) as client:
         for name, width in (("lenet5", 1.0), ("vgg11", 0.25), ("resnet18", 0.125)):
             found = turns(workers_cases(name, width, client, 2 * n), repeats)
             rows.append(

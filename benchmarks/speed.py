@@ -73,7 +73,9 @@ def plain_forward(net: torch.nn.Module, images, dtype: torch.dtype, layout: torc
     x = images.normalized()
     x = (channels_last(x) if layout is torch.channels_last else x).to(dtype)
 
-    def run(batches=x.split(125)):
+    batches = x.split(125)
+
+    def run():
         with torch.no_grad():
             for batch in batches:
                 model(batch).argmax(1)

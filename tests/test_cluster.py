@@ -14,6 +14,7 @@ from lib.checks import InputError, RunError
 from lib.companion import start_here, variation_and_chips
 from lib.companion.profiles import profile
 from lib.experiments import cluster, engine, workers
+from lib.experiments.settings import Settings
 from lib.experiments.store import Store
 
 SMOKE = profile("smoke")
@@ -25,25 +26,22 @@ def no_other_scheduler(monkeypatch):
 
 
 def study():
-    return start_here.measurements(SMOKE, 0) + variation_and_chips.measurements(SMOKE, 0)
+    return [case.measurement for m in (start_here, variation_and_chips) for case in m.measurements(SMOKE, 0)]
 
 
-def csv(folder, measurements=None):
-    return engine.collect(measurements or study(), Store(folder), progress=False).to_csv()
+def csv(folder, **settings):
+    return engine.frame(engine.collect(study(), Settings.read(cache=folder, **settings), progress=False)).to_csv()
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """The table that one worker makes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ANALOG_PIM_JOBS", "1")
-        return csv(tmp_path_factory.mktemp("one"))
+    return csv(tmp_path_factory.mktemp("one"), jobs=1)
 
 
 @pytest.mark.parametrize("jobs", [0, 2, 4])
-def test_the_table_does_not_depend_on_the_number_of_workers(jobs, expected, tmp_path, monkeypatch):
-    monkeypatch.setenv("ANALOG_PIM_JOBS", str(jobs))
-    assert csv(tmp_path) == expected
+def test_the_table_does_not_depend_on_the_number_of_workers(jobs, expected, tmp_path):
+    assert csv(tmp_path, jobs=jobs) == expected
 
 
 @contextmanager
@@ -52,7 +50,7 @@ def scheduler(folder, nthreads=1, n=2, python=sys.executable, **variables):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, "env": environment}
     described = folder / "scheduler.json"
-    dask = [sys.executable, "-m", "dask"]
+    dask = [str(python), "-m", "dask"]
     common = ["--no-dashboard", "--scheduler-file", str(described)]
     started = [subprocess.Popen([*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", *common], **silent)]
     try:
@@ -72,10 +70,8 @@ def scheduler(folder, nthreads=1, n=2, python=sys.executable, **variables):
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing(expected, tmp_path, monkeypatch):
-    store, killed = Store(tmp_path / "store"), []
+    save, killed = Store.save_checkpoint, []
     with scheduler(tmp_path) as (address, processes):
-        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
-        save = store.save_checkpoint
 
         def save_and_kill(*arguments):
             save(*arguments)
@@ -83,8 +79,8 @@ def test_a_worker_killed_in_the_middle_changes_nothing(expected, tmp_path, monke
                 killed.append(processes[0].pid)
                 processes[0].send_signal(signal.SIGKILL)
 
-        monkeypatch.setattr(store, "save_checkpoint", save_and_kill)
-        table = engine.collect(study(), store, progress=False).to_csv()
+        monkeypatch.setattr(Store, "save_checkpoint", save_and_kill)
+        table = csv(tmp_path / "store", scheduler=address)
         assert killed and processes[0].wait() == -signal.SIGKILL and processes[1].poll() is None
     assert table == expected
 
@@ -99,32 +95,19 @@ def test_a_worker_killed_in_the_middle_changes_nothing(expected, tmp_path, monke
 def test_what_a_remote_worker_lacks_is_named_before_work_starts(nthreads, mine, message, tmp_path, monkeypatch):
     known = workers.identity() | mine
     with scheduler(tmp_path, nthreads, n=1) as (address, _):
-        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
         monkeypatch.setattr(cluster, "expected", lambda: known)
         with pytest.raises(RuntimeError, match=message):
-            csv(tmp_path / "store")
+            csv(tmp_path / "store", scheduler=address)
     assert not (tmp_path / "store").exists()
 
 
 def test_no_scheduler_and_no_worker_are_one_line_each(tmp_path, monkeypatch):
-    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:9")
     monkeypatch.setattr(cluster, "PATIENCE", 1)
     with pytest.raises(RuntimeError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
-        csv(tmp_path / "store")
+        csv(tmp_path / "store", scheduler="tcp://127.0.0.1:9")
     with scheduler(tmp_path, n=0) as (address, _):
-        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
         with pytest.raises(RuntimeError, match="has no worker after 1 s; start some with `dask worker"):
-            csv(tmp_path / "store")
-
-
-def test_jobs(monkeypatch):
-    monkeypatch.delenv("ANALOG_PIM_JOBS", raising=False)
-    assert cluster.jobs() >= 1 and cluster.jobs(3) == 3
-    monkeypatch.setenv("ANALOG_PIM_JOBS", "2")
-    assert cluster.jobs() == 2
-    for number in ("many", "²"):
-        with pytest.raises(InputError, match=f"from 0 to 256, got '{number}'"):
-            cluster.jobs(number)
+            csv(tmp_path / "store", scheduler=address)
 
 
 def test_workers_that_die_while_starting_are_started_again(monkeypatch):
@@ -155,8 +138,8 @@ SCRIPT = """
 import sys
 from dataclasses import dataclass
 from lib import Recipe, Variation
-from lib.experiments import engine
 from lib.estimators import ReadOnce
+from lib.experiments import engine
 from lib.selftuning import SelfTuning
 from lib.trials import Measurement, Trial
 
@@ -173,7 +156,7 @@ trial = Trial("fashion-mnist", "lenet5", "QAVAT", recipe, "A4W2", Variation(0.3)
 tuned = Measurement(trial, Variation(0.1, 0.3), 3, 20, tuning=SelfTuning(Part(0.5)))
 main = sys.modules["__main__"]
 before = main.__file__, main.__spec__
-print(engine.collect([tuned], progress=False).to_csv())
+print(engine.frame(engine.collect([tuned], progress=False)).to_csv())
 assert (main.__file__, main.__spec__) == before
 """
 
@@ -203,19 +186,17 @@ def test_workers_start_whatever_the_main_module_is_and_know_its_classes(source, 
 
 def test_local_workers_that_import_other_sources_are_refused(monkeypatch):
     known = workers.identity() | {"lib": "older"}
-    monkeypatch.setenv("ANALOG_PIM_JOBS", "1")
     monkeypatch.setattr(cluster, "expected", lambda: known)
     with pytest.raises(RunError, match=r"has lib \w+, this client older; it changed on disk .*; start again"):
-        with cluster.connected(1):
+        with cluster.connected(1, Settings(jobs=1)):
             pass
 
 
 @pytest.mark.parametrize("address", ["localhost", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "http://127.0.0.1:8786"])
-def test_a_mistyped_scheduler_is_refused_at_once(address, monkeypatch):
-    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
+def test_a_mistyped_scheduler_is_refused_at_once(address):
     began = time.monotonic()
     with pytest.raises(InputError, match=f"'{address}' is no address .*; allowed: tcp://HOST:PORT"):
-        with cluster.connected(1):
+        with cluster.connected(1, Settings(scheduler=address)):
             pass
     assert time.monotonic() - began < 10
 
@@ -225,7 +206,8 @@ def test_a_scheduler_that_dies_is_one_line(tmp_path):
     code = """
 import os, signal, time
 from lib.experiments import cluster
-with cluster.connected(1) as client:
+from lib.experiments.settings import Settings
+with cluster.connected(1, Settings.read()) as client:
     future = client.submit(time.sleep, 30)
     os.kill(client.run_on_scheduler(os.getpid), signal.SIGKILL)
     try:
@@ -241,8 +223,7 @@ with cluster.connected(1) as client:
     assert "the same command goes on" in last and "distributed.client - ERROR" not in run.stderr
 
 
-def test_a_task_without_memory_names_what_to_do(monkeypatch):
-    monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
+def test_a_task_without_memory_names_what_to_do():
     line = r"no memory left \((MemoryError|CUDA.*GiB)\); take fewer worker processes \(--jobs 1"
     for error in (MemoryError(), workers.torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")):
         with pytest.raises(RunError, match=line):

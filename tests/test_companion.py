@@ -15,7 +15,7 @@ from lib.companion import studies
 from lib.companion.profiles import profile
 from lib.evaluation import Counts
 from lib.experiments import engine
-from lib.experiments.store import Store
+from lib.experiments.settings import Settings
 
 
 def published(folder):
@@ -129,7 +129,6 @@ def test_list_and_dry_run(capsys, monkeypatch, tmp_path):
 def test_a_dry_run_of_published_sizes_needs_no_data(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path))
     monkeypatch.setenv("ANALOG_PIM_DATA", str(tmp_path))
-    monkeypatch.setenv("ANALOG_PIM_NETWORKS", "")  # what main sets is taken back
     assert module.main(["--profile", "reduced", "--only", "07", "--networks", "lenet5-classic", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("train ") for line in lines) == 16 and sum(" 300 chips " in line for line in lines) == 18
@@ -147,12 +146,13 @@ def test_clean_keeps_figures(monkeypatch, tmp_path, capsys):
 
 
 def test_force_forgets_every_count_of_a_training(tmp_path, monkeypatch):
-    store, one = Store(tmp_path), studies.every_measurement(profile("smoke"), ["00"], 0)[-1]
+    settings, one = Settings.read(cache=tmp_path), studies.every_measurement(profile("smoke"), ["00"], 0)[-1]
+    store = settings.store
     two = type(one)(**{**vars(one), "images": 7})
-    store.save_checkpoint(engine.trial_key(one.trial), {"net/w": torch.ones(1)}, {})
-    keys = [engine.measurement_key(m, store) for m in (one, two)]
+    store.save_checkpoint(engine.trial_key(one.trial, settings), {"net/w": torch.ones(1)}, {})
+    keys = [engine.measurement_key(m, settings) for m in (one, two)]
     for key in keys:
         store.append_counts(key, Counts(*np.ones((3, 1), np.int64)), {})
-    module._forget([one, two], store)
-    assert not store.has_checkpoint(engine.trial_key(one.trial))
+    module._forget([one, two], settings)
+    assert not store.has_checkpoint(engine.trial_key(one.trial, settings))
     assert [len(store.counts(key).chips) for key in keys] == [0, 0]

@@ -8,8 +8,8 @@ from lib import Chip, Images, Recipe, Variation, build, evaluate, fit, programme
 from lib.accounting import cost
 from lib.analog import crossbars, evaluating
 from lib.controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold, traffic
-from lib.identity import described
 from lib.estimators import Oracle, ReferenceCells, ReferenceColumns
+from lib.identity import described
 from lib.selftuning import SelfTuning, peak
 from lib.variation import PassingChip
 

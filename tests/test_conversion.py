@@ -183,8 +183,8 @@ def test_folded_and_plain_evaluation_agree(name, bits):
     with evaluating(analog), programmed(analog, Chip(2), Variation(0.2, 0.1)):
         plain = tensors(analog(x))
         with folded(analog, None, how):
-            folded = tensors(analog(x.contiguous(memory_format=how.layout)))
-    torch.testing.assert_close(folded, plain, rtol=1e-12, atol=1e-12 * float(plain.abs().max()))
+            quickly = tensors(analog(x.contiguous(memory_format=how.layout)))
+    torch.testing.assert_close(quickly, plain, rtol=1e-12, atol=1e-12 * float(plain.abs().max()))
 
 
 def test_a_report_says_why_a_layer_is_digital():

@@ -4,14 +4,15 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import nn
 
-from lib import Recipe, Variation, data, variation
+from lib import Recipe, Variation, data, evaluate, fit, to_analog, variation
 from lib.companion import within_and_between_chips
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
-from lib.experiments import engine, timing, workers
-from lib.experiments.store import Store
 from lib.estimators import Oracle, ReadOnce, ReferenceCells
+from lib.experiments import engine, results, timing, workers
+from lib.experiments.settings import Settings
 from lib.selftuning import SelfTuning
 from lib.trials import Measurement, Trial
 
@@ -27,7 +28,7 @@ def toy(images, monkeypatch):
     dataset = Dataset("toy", images, images.take(slice(0, 30)), images.take(slice(30, 90)), 3, "f" * 64)
     monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
     for module in (data, engine, workers, timing):
-        monkeypatch.setattr(module, "load", lambda name: dataset)
+        monkeypatch.setattr(module, "load", lambda name, folder=None: dataset)
     caches = (timing.forward_seconds, workers.split, workers.network)
     for cache in caches:
         cache.cache_clear()
@@ -36,35 +37,40 @@ def toy(images, monkeypatch):
         cache.cache_clear()
 
 
-def collect(store, *measurements):
-    return engine.collect(measurements, store, progress=False)
+def run_in(folder):
+    """The settings of a run with a store of its own."""
+    return Settings.read(cache=folder)
+
+
+def collect(settings, *measurements):
+    return engine.frame(engine.collect(measurements, settings, progress=False))
 
 
 def test_parents_are_trained_first_and_shared(tmp_path):
-    work = engine.missing([Measurement(PTQ, Variation(0.3)), Measurement(QAVAT, Variation(0.3))], Store(tmp_path))
+    work = engine.missing([Measurement(PTQ, Variation(0.3)), Measurement(QAVAT, Variation(0.3))], run_in(tmp_path))
     assert [t.method for t in work.trials] == ["float", "float-VAT", "PTQ-VAT", "QAVAT"]
 
 
 def test_more_chips_cost_only_the_difference(tmp_path):
-    store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.5), 4)
-    first = collect(store, m)
-    work = engine.missing([replace(m, chips=6), m], store)
+    settings, m = run_in(tmp_path), Measurement(QAVAT, Variation(0.5), 4)
+    first = collect(settings, m)
+    work = engine.missing([replace(m, chips=6), m], settings)
     assert work.trials == [] and [chips for _, chips in work.measurements] == [[4, 5]]
-    more = collect(store, replace(m, chips=6))
+    more = collect(settings, replace(m, chips=6))
     assert more[more.chip < 4].reset_index(drop=True).equals(first) and len(more) == 6
-    assert len(collect(store, m)) == 4
+    assert len(collect(settings, m)) == 4
 
 
 def test_a_second_call_computes_nothing(tmp_path, monkeypatch):
-    store, m = Store(tmp_path), Measurement(PTQ, Variation(0.3), 2)
-    first = collect(store, m)
+    settings, m = run_in(tmp_path), Measurement(PTQ, Variation(0.3), 2)
+    first = collect(settings, m)
     monkeypatch.setattr(engine, "_compute", lambda *a: pytest.fail("nothing was missing"))
-    assert collect(store, m).equals(first)
+    assert collect(settings, m).equals(first)
 
 
 def test_an_interrupted_training_goes_on_from_its_last_epoch(tmp_path, monkeypatch):
-    undisturbed = collect(Store(tmp_path / "a"), Measurement(QAVAT, Variation(0.5), 3))
-    store, calls = Store(tmp_path / "b"), []
+    undisturbed = collect(run_in(tmp_path / "a"), Measurement(QAVAT, Variation(0.5), 3))
+    settings, calls = run_in(tmp_path / "b"), []
     real = workers.train
 
     def interrupted(trial, dataset, parent, state, until, *arguments):
@@ -75,61 +81,60 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(tmp_path, monkeypat
 
     monkeypatch.setattr(workers, "train", interrupted)
     with pytest.raises(RuntimeError, match="on purpose"):
-        collect(store, Measurement(QAVAT, Variation(0.5), 3))
-    resumed = collect(store, Measurement(QAVAT, Variation(0.5), 3))
+        collect(settings, Measurement(QAVAT, Variation(0.5), 3))
+    resumed = collect(settings, Measurement(QAVAT, Variation(0.5), 3))
     assert calls[4:] == [("QAVAT", 2)]
     assert resumed.equals(undisturbed)
 
 
 def test_a_damaged_checkpoint_is_trained_again(tmp_path, capsys):
-    store = Store(tmp_path)
-    first = collect(store, Measurement(QAVAT, Variation(0.5), 2))
+    settings = run_in(tmp_path)
+    first = collect(settings, Measurement(QAVAT, Variation(0.5), 2))
     for path in tmp_path.glob("checkpoints/*/*"):
         path.write_bytes(path.read_bytes()[:-1])
-    grown = collect(store, Measurement(QAVAT, Variation(0.5), 4))
+    grown = collect(settings, Measurement(QAVAT, Variation(0.5), 4))
     assert grown[grown.chip < 2].reset_index(drop=True).equals(first)
     assert "damaged entry" in capsys.readouterr().err
 
 
 def test_restored_networks_are_the_trained_ones(tmp_path):
-    store = Store(tmp_path)
-    collect(store, Measurement(PTQ, Variation(0.5), 1))
-    a, b = engine.network(PTQ, store), engine.network(PTQ, store)
+    settings = run_in(tmp_path)
+    collect(settings, Measurement(PTQ, Variation(0.5), 1))
+    a, b = results.network(PTQ, settings), results.network(PTQ, settings)
     x = engine.load("toy").test.normalized()
     assert torch.equal(a(x), b(x)) and not a.training
 
 
 def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
     """Notebook 04's, with the network trained on the way; other arguments are another table, --force makes it again."""
-    store = Store(tmp_path)
-    monkeypatch.setattr(engine, "Store", lambda: store)
+    settings = run_in(tmp_path)
     made, shared = within_and_between_chips.batch_norm_table, [-0.5, 0.0, 0.5]
-    first = engine.kept(made, {"toy": QAVAT}, shared=shared, images=20)
+    first = results.tabulated(made, {"toy": QAVAT}, settings, shared=shared, images=20)
     assert list(first.network.unique()) == ["toy"] and len(first) == 6
     threads = torch.get_num_threads()
-    direct = made({"toy": engine.network(QAVAT, store)}, engine.load("toy"), shared, 20)
+    direct = made({"toy": results.network(QAVAT, settings)}, engine.load("toy"), shared, 20)
     assert (first.drop(columns="change") == direct.drop(columns="change")).all(axis=None)
     assert torch.get_num_threads() == threads
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "network", lambda *a: pytest.fail("the table is there"))
-        assert engine.kept(made, {"toy": QAVAT}, shared=shared, images=20).equals(first)
-    assert len(engine.kept(made, {"toy": QAVAT}, shared=[0.0], images=20)) == 2
-    store.discard_tables()
-    assert engine.kept(made, {"toy": QAVAT}, shared=shared, images=20).equals(first)
+        patched.setattr(results, "network", lambda *a: pytest.fail("the table is there"))
+        assert results.tabulated(made, {"toy": QAVAT}, settings, shared=shared, images=20).equals(first)
+    assert len(results.tabulated(made, {"toy": QAVAT}, settings, shared=[0.0], images=20)) == 2
+    settings.store.discard_tables()
+    assert results.tabulated(made, {"toy": QAVAT}, settings, shared=shared, images=20).equals(first)
     with pytest.raises(ValueError, match="allowed are functions of lib"):
-        engine.kept(collect, {"toy": QAVAT})
+        results.tabulated(collect, {"toy": QAVAT}, settings)
 
 
 def test_table_says_what_was_measured(tmp_path):
-    row = collect(Store(tmp_path), Measurement(QAVAT, Variation.split(0.5, 0.2, "layer-fixed"), 1)).iloc[0]
+    row = collect(run_in(tmp_path), Measurement(QAVAT, Variation.split(0.5, 0.2, "layer-fixed"), 1)).iloc[0]
     assert (row.method, row.bits, row.law, row.trained_sigma) == ("QAVAT", "A4W2", "layer-fixed", 0.3)
     assert row.sigma == pytest.approx(0.5)
     assert row.images == 60 and row.accuracy == pytest.approx(100 * row.correct / 60)
 
 
 def test_estimates_grow_with_the_work(tmp_path):
-    store = Store(tmp_path)
-    few, many = (engine.seconds(engine.missing([Measurement(QAVAT, Variation(0.3), n)], store)) for n in (1, 1000))
+    wanted = [[Measurement(QAVAT, Variation(0.3), n)] for n in (1, 1000)]
+    few, many = (engine.missing(ms, run_in(tmp_path)).seconds("cpu") for ms in wanted)
     assert 0 < few < many
 
 
@@ -143,46 +148,42 @@ def test_trials_refuse_what_makes_no_sense():
 
 
 def test_tunings_and_slices_are_part_of_a_measurement(tmp_path):
-    store, mixed = Store(tmp_path), Variation(0.3, 0.3)
+    settings, mixed = run_in(tmp_path), Variation(0.3, 0.3)
     cells = [SelfTuning(ReferenceCells(n)) for n in (4, 8)]
     tunings = [None, *cells, OutputGain(4), PerChipBatchNorm(16, 8)]
     wanted = [Measurement(QAVAT, mixed, 3, tuning=t) for t in tunings]
     wanted.append(Measurement(QAVAT, mixed, 3, images_per_chip=20))
-    table = collect(store, *wanted)
-    assert len({engine.measurement_key(m, store) for m in wanted}) == len(wanted)
+    table = collect(settings, *wanted)
+    assert len({engine.measurement_key(m, settings) for m in wanted}) == len(wanted)
     labels = ["none", "4 cells", "8 cells", "output gain, 4 probes", "BN on the chip, 16 images", "none"]
     assert table.tuning.tolist() == [label for label in labels for _ in range(3)]
     assert table.images.tolist() == [60] * 15 + [20] * 3
     before = set(tmp_path.glob("checkpoints/*/*"))
-    collect(store, Measurement(QAVAT, mixed, 3, tuning=SelfTuning(Oracle())))
+    collect(settings, Measurement(QAVAT, mixed, 3, tuning=SelfTuning(Oracle())))
     assert set(tmp_path.glob("checkpoints/*/*")) == before
 
 
 def test_the_longest_chain_of_trainings_starts_first(tmp_path):
     longer = replace(QAVAT, recipe=replace(RECIPE, epochs=20))
-    work = engine.missing([Measurement(t, Variation(0.3)) for t in (PTQ, longer)], Store(tmp_path))
-    urgency = engine._critical_paths(work)
+    work = engine.missing([Measurement(t, Variation(0.3)) for t in (PTQ, longer)], run_in(tmp_path))
+    urgency = engine._critical_paths(work, "cpu")
     assert urgency[longer] > urgency[PTQ.parent] > urgency[PTQ] > 0
     assert urgency[FLOAT] == pytest.approx(max(urgency.values()))
 
 
 def test_precision_is_part_of_the_key(monkeypatch, tmp_path):
-    store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.3), 1)
-    assert engine.measurement_key(m, store) is None  # its network is still to be trained
-    collect(store, m)
+    settings, m = run_in(tmp_path), Measurement(QAVAT, Variation(0.3), 1)
+    assert engine.measurement_key(m, settings) is None  # its network is still to be trained
+    collect(settings, m)
     keys = set()
     for precision in ("float32", "bfloat16"):
-        monkeypatch.setenv("ANALOG_PIM_PRECISION", precision)
-        keys.add(engine.measurement_key(m, store))
+        keys.add(engine.measurement_key(m, settings.but(precision=precision)))
     assert len(keys) == 2
-    monkeypatch.setenv("ANALOG_PIM_PRECISION", "float16")
-    with pytest.raises(ValueError, match="'float16'; allowed: float32, bfloat16"):
-        engine.measurement_key(m, store)
 
 
 def test_a_worker_with_other_data_is_refused():
     with pytest.raises(ValueError, match="fingerprint ffffffffffff, the client's has 000000000000"):
-        workers.dataset("toy", "0" * 64)
+        workers.Source("toy", "0" * 64, None).load()
 
 
 # -- whose code, whose network --------------------------------------------------------------------------------
@@ -205,20 +206,21 @@ def shrinking(factor):
 
 
 def test_an_edited_estimator_is_measured_anew(tmp_path):
-    store = Store(tmp_path)
-    first, edited, again = (collect(store, shrinking(factor)) for factor in (1, -1, 1))
+    settings = run_in(tmp_path)
+    first, edited, again = (collect(settings, shrinking(factor)) for factor in (1, -1, 1))
     assert first.equals(again) and not first.correct.equals(edited.correct)
-    assert first.key[0] != edited.key[0] and (first.tuning == edited.tuning).all()
+    assert engine.measurement_key(shrinking(1), settings) != engine.measurement_key(shrinking(-1), settings)
+    assert (first.tuning == edited.tuning).all()
 
 
 def test_a_registered_law_redefined_trains_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(variation, "LAWS", dict(variation.LAWS))
-    keys = []
+    keys, settings = [], run_in(tmp_path)
     for factor in (1, 2, 1):
         variation.register_law("mine", eval(f"lambda w, e: w + {factor} * e", {"__name__": "users"}))
         trial = replace(QAVAT, variation=Variation(0.2, law="mine"))
-        keys.append(engine.trial_key(trial))
-        assert len(collect(Store(tmp_path), Measurement(trial, Variation(0.2, law="mine"), 2))) == 2
+        keys.append(engine.trial_key(trial, settings))
+        assert len(collect(settings, Measurement(trial, Variation(0.2, law="mine"), 2))) == 2
     assert keys[0] == keys[2] != keys[1]
     assert len(list(tmp_path.glob("checkpoints/*/*.safetensors"))) == 3  # with the float parent
 
@@ -229,32 +231,60 @@ def other_processor(state, eps=0.5):
 
 def test_a_network_lost_and_trained_otherwise_brings_its_own_counts(tmp_path, monkeypatch):
     """Two networks never mix in one table: they did where another processor trained a lost checkpoint again."""
-    store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.5), 4)
-    first = collect(store, m)
-    store._remove("checkpoints", engine.trial_key(QAVAT))
-    assert engine.measurement_key(m, store) is None
-    assert [chips for _, chips in engine.missing([m], store).measurements] == [[0, 1, 2, 3]]
+    settings, m = run_in(tmp_path), Measurement(QAVAT, Variation(0.5), 4)
+    first, key = collect(settings, m), engine.measurement_key(m, settings)
+    settings.store._remove("checkpoints", engine.trial_key(QAVAT, settings))
+    assert engine.measurement_key(m, settings) is None
+    assert [chips for _, chips in engine.missing([m], settings).measurements] == [[0, 1, 2, 3]]
     real = workers.train
     monkeypatch.setattr(workers, "train", lambda *a: other_processor(real(*a)) if a[4] == RECIPE.epochs else real(*a))
-    grown = collect(store, replace(m, chips=6))
-    assert len(grown) == 6 and grown.key.nunique() == 1 and grown.key[0] != first.key[0]
+    grown = collect(settings, replace(m, chips=6))
+    assert len(grown) == 6 and engine.measurement_key(m, settings) != key
     assert not grown[grown.chip < 4].reset_index(drop=True).correct.equals(first.correct)
 
 
 def test_a_network_lost_and_trained_the_same_keeps_its_counts(tmp_path, monkeypatch):
-    store, m = Store(tmp_path), Measurement(QAVAT, Variation(0.5), 3)
-    first = collect(store, m)
-    store._remove("checkpoints", engine.trial_key(QAVAT))
+    settings, m = run_in(tmp_path), Measurement(QAVAT, Variation(0.5), 3)
+    first = collect(settings, m)
+    settings.store._remove("checkpoints", engine.trial_key(QAVAT, settings))
     monkeypatch.setattr(workers, "measured", lambda *a: pytest.fail("its chips are known"))
-    assert collect(store, m).equals(first)
+    assert collect(settings, m).equals(first)
 
 
 def test_a_small_table_is_of_the_networks_that_it_was_made_of(tmp_path, monkeypatch):
-    store = Store(tmp_path)
-    monkeypatch.setattr(engine, "Store", lambda: store)
-    arguments = {"shared": [-0.5, 0.5], "images": 60}
-    first = engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, **arguments)
-    state = store.checkpoint(engine.trial_key(QAVAT))
-    store._remove("checkpoints", engine.trial_key(QAVAT))
-    store.save_checkpoint(engine.trial_key(QAVAT), other_processor(state), {})
-    assert not engine.kept(within_and_between_chips.batch_norm_table, {"toy": QAVAT}, **arguments).equals(first)
+    settings = run_in(tmp_path)
+    made, arguments = within_and_between_chips.batch_norm_table, {"shared": [-0.5, 0.5], "images": 60}
+    first = results.tabulated(made, {"toy": QAVAT}, settings, **arguments)
+    key = engine.trial_key(QAVAT, settings)
+    state = settings.store.checkpoint(key)
+    settings.store._remove("checkpoints", key)
+    settings.store.save_checkpoint(key, other_processor(state), {})
+    assert not results.tabulated(made, {"toy": QAVAT}, settings, **arguments).equals(first)
+
+
+def test_fit_and_evaluate_remember_what_they_did(tmp_path, images, monkeypatch):
+    """Notebook 08's: as the plain functions, to the bit; again only where an argument is another one."""
+    memory, plain, mine = results.Memory(run_in(tmp_path)), net_of(images), net_of(images)
+    with workers.pinned():
+        fit(plain, images, RECIPE, Variation(0.3), seed=1)
+        expected = evaluate(plain, images, Variation(0.5), 3)
+    memory.fit(mine, images, RECIPE, Variation(0.3), seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), mine.state_dict().values()))
+    assert (memory.evaluate(mine, images, Variation(0.5), 3).correct == expected.correct).all()
+    for name in ("fit", "evaluate"):
+        monkeypatch.setattr(results, name, lambda *a, **o: pytest.fail("it is remembered"))
+    again = net_of(images)
+    memory.fit(again, images, RECIPE, Variation(0.3), seed=1)
+    assert (memory.evaluate(again, images, Variation(0.5), 3).correct == expected.correct).all() and not again.training
+    for call in (
+        lambda: memory.fit(net_of(images), images, RECIPE, Variation(0.2), seed=1),
+        lambda: memory.evaluate(again, images, Variation(0.5), 4),
+    ):
+        with pytest.raises(pytest.fail.Exception, match="remembered"):
+            call()
+
+
+def net_of(images):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))
+    return to_analog(net, "A4W4", images.normalized())

@@ -9,7 +9,7 @@ from torch import nn
 
 from lib import Images, Variation, accuracy, evaluate, evaluate_mean, fit, load, post_training_quantize, to_analog
 from lib.controls import OutputGain
-from lib.selftuning import ReferenceCells
+from lib.estimators import ReferenceCells
 from lib.training import Recipe
 
 

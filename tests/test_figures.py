@@ -1,86 +1,54 @@
-"""Figures and their records: what is drawn again, and when."""
+"""What a notebook publishes: a figure in two formats, its numbers, and a record of where they come from."""
 
-import io
+import hashlib
 import json
 
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
-from lib.companion import figures
-from lib.companion.profiles import Profile
+from lib.companion import Notebook, figures, notebook
+from lib.statistics import Claim, Estimate
 
 
 @pytest.fixture
 def publish(tmp_path, monkeypatch):
-    """publish(height) draws a line; returns the suffixes of the files that were drawn, beside the PNG."""
-    drawn, draw = [], Figure.savefig
+    """Draws a line and publishes it; returns the folder."""
+    monkeypatch.setenv("ANALOG_PIM_FIGURES", str(tmp_path / "staged"))
 
-    def noted(fig, to, **options):
-        drawn.append(to.suffix)
-        draw(fig, to, **options)
-
-    monkeypatch.setattr(Figure, "savefig", noted)
-    monkeypatch.setattr(Profile, "figures", tmp_path / "published")
-    monkeypatch.setenv(figures.FIGURES_VARIABLE, str(tmp_path / "staged"))
-
-    def run(height: float) -> list[str]:
-        drawn.clear()
+    def run(height: float = 1.0, **options):
         fig, axes = figures.panels(1, 1)
-        axes[0, 0].plot([0, 1], [0, height])
+        axes[0, 0].plot([0, 1], [0, height], label="a line")
+        figures.legend_above(fig, axes[0, 0])
         numbers = pd.DataFrame({"x": [0, 1], "y": [0, height]})
-        figures.publish(fig, "00_line", numbers, alt="A line.", profile=Profile("test", ()), parameters={})
-        return list(drawn)
+        Notebook("smoke", seed=3).publish(fig, "00_line", numbers, alt="A line.", **options)
+        return tmp_path / "staged"
 
     return run
 
 
-def test_a_pdf_is_drawn_again_only_where_the_picture_or_its_sources_changed(publish, tmp_path, monkeypatch):
-    staged, published = tmp_path / "staged", tmp_path / "published"
-    assert publish(1) == [".pdf"]
-    staged.rename(published)
-    first = {path.name: path.read_bytes() for path in published.iterdir()}
-    assert publish(1) == []
-    assert {path.name: path.read_bytes() for path in staged.iterdir()} == first
-    assert publish(2) == [".pdf"]
-    monkeypatch.setattr(figures, "tree_digest", lambda: "other sources")
-    assert publish(1) == [".pdf"]
+def test_the_same_results_give_the_same_bytes(publish):
+    first = {path.name: path.read_bytes() for path in publish().iterdir()}
+    assert sorted(first) == ["00_line.csv", "00_line.json", "00_line.pdf", "00_line.png"]
+    assert {path.name: path.read_bytes() for path in publish().iterdir()} == first
+    again = {path.name: path.read_bytes() for path in publish(2.0).iterdir()}
+    assert all(again[name] != content for name, content in first.items())
 
 
-@pytest.mark.parametrize("spoil", ["cut", "missing", "unrecorded", "no record", "not JSON"])
-def test_a_pdf_that_is_not_the_recorded_one_is_not_taken_over(publish, tmp_path, spoil):
-    publish(1)
-    published = tmp_path / "published"
-    (tmp_path / "staged").rename(published)
-    good, pdf, record = (published / "00_line.pdf").read_bytes(), published / "00_line.pdf", published / "00_line.json"
-    if spoil == "cut":
-        pdf.write_bytes(good[:-10])
-    elif spoil == "missing":
-        pdf.unlink()
-    elif spoil == "unrecorded":
-        content = json.loads(record.read_text("utf-8"))
-        del content["pdf"]
-        record.write_text(json.dumps(content), "utf-8")
-    elif spoil == "no record":
-        record.unlink()
-    else:
-        record.write_text("{", "utf-8")
-    assert publish(1) == [".pdf"]
-    assert (tmp_path / "staged" / "00_line.pdf").read_bytes() == good
+def test_a_record_says_what_a_figure_stands_on(publish):
+    claim = Claim("it rises", "here", Estimate(1.0, float("nan"), 2.0, 3), 0.5, expected=True)
+    folder = publish(claims=[claim], caption="A caption.", keys=["b" * 64, "a" * 64])
+    record = json.loads((folder / "00_line.json").read_text("utf-8"))
+    assert record["profile"] == "smoke" and record["parameters"] == {"SEED": 3} and record["alt"] == "A line."
+    assert record["results"] == ["a" * 16, "b" * 16] and record["dataset"]["name"] == "fashion-mnist"
+    assert record["claims"][0]["low"] is None and record["claims"][0]["verdict"] == "inconclusive"
+    assert record["png"] == hashlib.sha256((folder / "00_line.png").read_bytes()).hexdigest()
+    assert record["pdf"] == hashlib.sha256((folder / "00_line.pdf").read_bytes()).hexdigest()
+    assert record["sources"] == notebook.tree_digest()
 
 
-def test_the_picture_is_that_of_savefig():
-    """Byte by byte, layout and legend included, and the figure keeps its resolution."""
-    figures.use_style()
+def test_a_notebook_may_put_another_self_tuning_in_the_place_of_reference_cells():
+    from lib import Oracle, SelfTuning
+    from lib.companion import cases
 
-    def drawn():
-        fig, axes = figures.panels(2, 2, sharey=True)
-        for ax in axes.flat:
-            ax.plot([0, 1], [1, 2], label="a line")
-            ax.set(title="title", xlabel="x", xscale="symlog")
-        figures.legend_above(fig, axes[0, 0])
-        return fig
-
-    ours, theirs, image = drawn(), drawn(), io.BytesIO()
-    theirs.savefig(image, format="png", dpi=150, metadata={"Software": None})
-    assert figures._png(ours) == image.getvalue() and ours.dpi == theirs.dpi
+    mine = SelfTuning(Oracle())
+    assert {bench.tuning for bench in cases.benches(Notebook("smoke", tuning=mine).profile)} == {mine}

@@ -11,7 +11,7 @@ CASES = [
     ("lenet5", "A4W2", "learned"),
     ("lenet5", "A1W1", "learned"),
     ("lenet5", "A4W4", "line-search"),
-    ("lenet5-classic", "A1W1", "legacy-may"),
+    ("lenet5-classic", "A1W1", "legacy-channels"),
     ("lenet5-classic", "A4W4", "legacy"),
     ("resnet18", None, "learned"),
 ]

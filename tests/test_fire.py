@@ -12,9 +12,12 @@ from benchmarks.kills import start
 from lib.companion import accuracy_vs_sigma, start_here
 from lib.companion.profiles import profile
 from lib.experiments import engine
-from lib.experiments.store import Store
+from lib.experiments.settings import Settings
 
-STUDY = start_here.measurements(profile("smoke"), 0)
+
+def measured(folder, study=start_here):
+    wanted = [case.measurement for case in study.measurements(profile("smoke"), 0)]
+    return engine.frame(engine.collect(wanted, Settings.read(cache=folder), progress=False))
 
 
 def test_two_runs_at_once_share_a_store(tmp_path):
@@ -25,9 +28,9 @@ def test_two_runs_at_once_share_a_store(tmp_path):
     runs = [start(tmp_path), start(tmp_path / "b")]
     assert [run.wait() for run in runs] == [0, 0]
     first, second = ((folder / "table.csv").read_bytes() for folder in (tmp_path, tmp_path / "b"))
-    wanted = accuracy_vs_sigma.measurements(profile("smoke"), 0)
-    assert first == second == engine.collect(wanted, Store(tmp_path / "cache"), progress=False).to_csv().encode()
-    assert engine.missing(wanted, Store(tmp_path / "cache")).measurements == []
+    wanted = [case.measurement for case in accuracy_vs_sigma.measurements(profile("smoke"), 0)]
+    assert engine.missing(wanted, Settings.read(cache=tmp_path / "cache")).measurements == []
+    assert first == second == measured(tmp_path / "cache", accuracy_vs_sigma).to_csv().encode()
     assert not list((tmp_path / "cache").rglob(".writing-*"))
 
 
@@ -39,12 +42,13 @@ def test_kills_change_nothing():
 
 FULL = """
 import resource
-from lib.companion import accuracy_vs_sigma, start_here
-from lib.experiments import engine
+from lib.companion import start_here
 from lib.companion.profiles import profile
-from lib.experiments.store import Store
+from lib.experiments import engine
+from lib.experiments.settings import Settings
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-engine.collect(start_here.measurements(profile("smoke"), 0), Store("cache"), progress=False)
+wanted = [case.measurement for case in start_here.measurements(profile("smoke"), 0)]
+engine.collect(wanted, Settings.read(cache="cache"), progress=False)
 """
 
 
@@ -54,13 +58,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     run = subprocess.run([sys.executable, "-c", FULL], cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert run.returncode == 1 and "cannot write to the store cache (File too large)" in run.stderr.splitlines()[-1]
     assert not list(tmp_path.rglob(".writing-*"))
-    resumed, anew = (engine.collect(STUDY, Store(tmp_path / name), progress=False) for name in ("cache", "other"))
+    resumed, anew = (measured(tmp_path / name) for name in ("cache", "other"))
     assert resumed.equals(anew)
 
 
 def test_a_folder_that_nobody_may_write_to(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
-    store = Store(folder if os.geteuid() else Path("/proc/cache"))  # nothing stops root but the kernel itself
+    cache = folder if os.geteuid() else Path("/proc/cache")  # nothing stops root but the kernel itself
     with pytest.raises(OSError, match="cannot write to the store .* name another folder with ANALOG_PIM_CACHE"):
-        engine.collect(STUDY, store, progress=False)
+        measured(cache)

@@ -22,8 +22,8 @@ from lib.accounting import shared_gain
 from lib.checks import InputError
 from lib.content import code_of
 from lib.controls import Control
-from lib.identity import described
 from lib.estimators import Oracle, ReadOnce, ReferenceCells
+from lib.identity import described
 from lib.selftuning import Gain, SelfTuning
 from lib.training import Recipe
 from lib.trials import Measurement, Trial

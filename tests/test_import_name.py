@@ -71,12 +71,12 @@ def test_the_science_works_with_data_and_cache_of_the_user(installed, work):
 import torch, torchvision
 import analog_pim as pim
 from analog_pim.data import data_folder
-from analog_pim.experiments.store import cache_folder
+from analog_pim.experiments.settings import Settings
 net = pim.to_analog(torchvision.models.resnet18(num_classes=3), "A4W4", torch.randn(2, 3, 32, 32))
 images = pim.Images(torch.zeros(6, 3, 32, 32, dtype=torch.uint8), torch.arange(6) % 3, (0.5,) * 3, (0.5,) * 3)
 counts = pim.evaluate(net, images, pim.Variation(0.1), chips=2)
 cells = sum(row.cells for row in pim.report(net))
-print(pim.__file__, data_folder(), cache_folder(), cells, counts.images.sum(), sep="\\n")
+print(pim.__file__, data_folder(), Settings.read({}).cache, cells, counts.images.sum(), sep="\\n")
 """
     where, data, cache, cells, seen = installed.output(work, code).splitlines()
     assert Path(where) == installed.package / "__init__.py" and (int(cells), int(seen)) == (11_168_448, 12)
@@ -98,9 +98,10 @@ if __name__ == "__main__":
 # what a run prints and stores: the names of its files hold each result's key and the digest of its content
 STUDY = f"""{SCRIPT}
 from lib.companion.within_and_between_chips import break_even
-from lib.experiments.store import Store
-print(engine.kept(break_even, {{"mine": trial}}).to_csv())
-print(*sorted(path.name for path in Store().folder.rglob("*.*")), sep="\\n")
+from lib.experiments import results
+from lib.experiments.settings import Settings
+print(results.tabulated(break_even, {{"mine": trial}}, Settings.read()).to_csv())
+print(*sorted(path.name for path in Settings.read().cache.rglob("*.*")), sep="\\n")
 """
 
 
@@ -130,7 +131,7 @@ import lib
 from lib import Variation, statistics
 from lib.content import code_of
 from lib.experiments.cluster import jobs
-from lib.selftuning import ReadOnce
+from lib.estimators import ReadOnce
 
 @dataclass(frozen=True)
 class Mine(ReadOnce):

@@ -11,7 +11,7 @@ import lib
 from lib import Bits, Chip, Images, Recipe, Variation, build, evaluate, fit, load, to_analog
 from lib.companion.profiles import profile
 from lib.data import data_folder
-from lib.experiments import engine
+from lib.experiments.settings import Settings
 from lib.quantizers import activation_quantizer, levels, weight_quantizer
 from lib.statistics import chip_yield, proportion, quantile, variance_components
 from lib.trials import Measurement, Trial
@@ -95,7 +95,10 @@ BAD = {
     "trial network": (lambda: Trial("mnist", "lenet", "float", Recipe()), ["'lenet'", "lenet5"]),
     "purpose": (lambda: Measurement(TRIAL, Variation(0.1), purpose="training"), ["'training'", "test, validation"]),
     "profile": (lambda: profile("fast"), ["'fast'", "smoke, quick, reduced, paper"]),
-    "device": (lambda: engine.device("tpu"), ["'tpu'", "cpu, cuda"]),
+    "device": (lambda: Settings.read(device="tpu"), ["'tpu'", "cpu, cuda"]),
+    "precision": (lambda: Settings.read(precision="float16"), ["'float16'", "float32, bfloat16"]),
+    "jobs": (lambda: Settings.read(jobs="many"), ["jobs", "0 to 256", "'many'"]),
+    "jobs that only look like a number": (lambda: Settings.read(jobs="²"), ["jobs", "0 to 256", "'²'"]),
     # statistics
     "proportion": (lambda: proportion(5, 3), ["5 of 3"]),
     "quantile": (lambda: quantile([1.0, 2.0], 1.5), ["0 to 1", "1.5"]),
@@ -116,8 +119,8 @@ def test_bad_input_is_named(case):
 def test_cuda_without_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="'cuda'; allowed: cpu"):
-        engine.device("cuda")
-    assert str(engine.device()) == "cpu"
+        Settings.read(device="cuda")
+    assert Settings.read({}).device == "cpu"
 
 
 def test_data_folder_order(monkeypatch, tmp_path):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def test_notebooks_are_clean_and_well_formed(path):
     values = ast.parse("".join(tagged[0]["source"])).body
     assert {n.targets[0].id: ast.literal_eval(n.value) for n in values} == {"PROFILE": "quick", "SEED": 0}
     levels = [len(m) for m in re.findall(r"^(#+) ", text, re.M)]
-    assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:]))
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in pairwise(levels))
     assert "Predict first" in text and "<details>" in text and "## Exercises" in text and "Run time" in text
     nodes = [node for c in code for node in ast.walk(ast.parse("".join(c["source"])))]
     defined = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))]

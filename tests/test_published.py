@@ -13,6 +13,7 @@ from lib.companion import figures, paper_versus_ours
 from lib.companion.profiles import PROFILES, profile
 from lib.companion.published import PROTOCOLS, abstract, reported, variants
 from lib.experiments import engine, timing
+from lib.experiments.settings import Settings
 
 FIGURES = ROOT / "figures"
 
@@ -45,25 +46,22 @@ def test_a_row_names_its_training():
 
 
 def test_profiles_repeat_what_they_say():
-    wanted = paper_versus_ours.published(profile("reduced"))
+    wanted = [case.measurement for case in paper_versus_ours.published(profile("reduced"))]
     sizes = {("lenet5-classic", 1.0), ("vgg11", 0.25), ("resnet18", 0.25)}
     assert {(m.trial.network, m.trial.width) for m in wanted} == sizes
     assert all(m.chips == 300 and m.images is None and m.images_per_chip is None for m in wanted)
     everything = paper_versus_ours.published(profile("paper"))
-    assert len(everything) == sum(r.repeatable for r in reported())
+    assert len(everything) == 3 * sum(r.repeatable for r in reported())  # seeds
     assert paper_versus_ours.published(profile("quick")) == []
 
 
-def test_a_profile_of_some_networks(monkeypatch):
-    monkeypatch.setenv("ANALOG_PIM_NETWORKS", "lenet5-classic, vgg11")
-    chosen = profile("reduced")
+def test_a_profile_of_some_networks():
+    chosen = profile("reduced", "lenet5-classic, vgg11")
     assert [s.network for s in chosen.settings] == ["vgg11"]
     assert chosen.published == (("LeNet-5", 1.0), ("VGG-11", 0.25))
-    monkeypatch.setenv("ANALOG_PIM_SEEDS", "0,2")
-    assert profile("reduced").seeds == (0, 2) and profile("reduced", seeds="1").seeds == (1,)
-    monkeypatch.setenv("ANALOG_PIM_NETWORKS", "lenet")
+    assert profile("reduced", seeds="0,2").seeds == (0, 2)
     with pytest.raises(ValueError, match="unknown network 'lenet'; allowed: lenet5, lenet5-classic"):
-        profile("reduced")
+        profile("reduced", "lenet")
 
 
 def counts(row, accuracies):
@@ -107,14 +105,14 @@ def test_a_variant_changes_one_thing():
     names = [{name for name, value in vars(trial).items() if value != vars(base)[name]} for trial in others]
     assert names == [{"train_images"}, {"quantizers"}, {"quantizers"}]
     assert (base.recipe.epochs, base.recipe.period) == (31, 10)
-    assert paper_versus_ours.variants(profile("quick")) == {}
+    assert paper_versus_ours.variants(profile("quick")) == []
     assert len(paper_versus_ours.variants(profile("reduced"))) == 4
 
 
 def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
     values = {"unchanged": [90.0, 80.0, 85.0], "one": [90.2, 80.1, 85.3], "two": [88.0, 78.5, 83.0]}
-    tables = {name: pd.DataFrame({"chip": [1, 0, 2], "accuracy": accuracy}) for name, accuracy in values.items()}
-    found = paper_versus_ours.effects(tables).set_index("change")
+    frames = [pd.DataFrame({"change": name, "chip": range(3), "accuracy": v}) for name, v in values.items()]
+    found = paper_versus_ours.effects(pd.concat(frames)).set_index("change")
     assert found.loc["one", "effect"] == pytest.approx(0.2) and found.loc["two", "effect"] == pytest.approx(-11 / 6)
     assert (found.loc["unchanged", ["effect", "effect_low", "effect_high"]] == 0).all() and (found.n_chips == 3).all()
     one, two = paper_versus_ours.effect_claims(found.reset_index(), "here")
@@ -122,7 +120,7 @@ def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     monkeypatch.setattr(paper_versus_ours, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="07_effects.csv.*--profile reduced --only 07"):
-        paper_versus_ours.effects({})
+        paper_versus_ours.effects(pd.DataFrame())
 
 
 def test_without_committed_figures_the_fix_is_named(monkeypatch):
@@ -154,10 +152,9 @@ def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch)
     ):
         (tmp_path / profile_name).mkdir(exist_ok=True)
         (tmp_path / profile_name / f"{figure}.json").write_text(json.dumps({"results": keys}))
-    assert paper_versus_ours.keys_of([pd.DataFrame()], "07_published") == ["p", "q"]
-    assert paper_versus_ours.keys_of({}.values(), "07_effects") == ["e"]
-    measured = [pd.DataFrame({"key": ["z", "z"]}), pd.DataFrame({"key": ["y"]})]
-    assert paper_versus_ours.keys_of(measured, "07_effects") == ["y", "z"]
+    assert paper_versus_ours.keys_of([], "07_published") == ["p", "q"]
+    assert paper_versus_ours.keys_of([], "07_effects") == ["e"]
+    assert paper_versus_ours.keys_of(["y", "z"], "07_effects") == ["y", "z"]
 
 
 @pytest.mark.parametrize("name", ["quick", "reduced", "smoke"])
@@ -208,7 +205,7 @@ def test_committed_comparisons_show_the_figures_of_the_profile_that_measured_the
         theirs = theirs[theirs.ours_profile == owner]
         assert PROFILES[owner].published and rows[columns].merge(theirs[columns]).shape == rows[columns].shape
     assert PROFILES[path.parent.name].published or len(run) == len(paper_versus_ours.committed())
-    numbers = run.astype({name: float for name in ("ours_mean", "reported_mean", "difference")})
+    numbers = run.astype(dict.fromkeys(("ours_mean", "reported_mean", "difference"), float))
     assert (numbers.difference - (numbers.ours_mean - numbers.reported_mean)).abs().max() < 1e-4
     near = numbers.difference.abs() <= paper_versus_ours.TOLERANCE
     assert (numbers.verdict == np.where(near, "agrees", "differs")).all()
@@ -230,13 +227,13 @@ def test_statements_are_judged_by_their_intervals():
 
 
 def test_costs_need_no_dataset(monkeypatch, tmp_path):
-    monkeypatch.setenv("ANALOG_PIM_DATA", str(tmp_path))
     monkeypatch.setattr(timing, "load", None)
     assert timing.shape("mnist").train == 55_000 and timing.shape("cifar10").train == 50_000 - 50_000 // 12
-    assert not timing.at_hand("mnist") and not timing.at_hand("fashion-mnist")
-    work = engine.missing(paper_versus_ours.published(profile("reduced")), None)
+    assert not timing.at_hand("mnist", tmp_path) and not timing.at_hand("fashion-mnist", tmp_path)
+    wanted = [case.measurement for case in paper_versus_ours.published(profile("reduced", seeds="0"))]
+    work = engine.missing(wanted, Settings.read(data=tmp_path, cache=tmp_path))
     seeds = len(work.trials) / len({t.network for t in work.trials})
-    assert len(work.measurements) == 46 and seeds > 1 and engine.seconds(work) > 3600
+    assert len(work.measurements) == 46 and seeds > 1 and work.seconds("cpu") > 3600
 
 
 def test_shapes_are_those_of_the_data():

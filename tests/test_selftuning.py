@@ -13,9 +13,9 @@ from lib import Chip, Variation, evaluate, programmed, to_analog
 from lib.accounting import column_positions, floored_chips, predicted_error
 from lib.analog import channels_last, evaluating
 from lib.controls import traffic
+from lib.estimators import Oracle, ReadOnce, ReferenceCells, ReferenceColumns, effective_cells
 from lib.folding import folded
 from lib.identity import described
-from lib.estimators import Oracle, ReadOnce, ReferenceCells, ReferenceColumns, effective_cells
 from lib.selftuning import Gain, Offset, SelfTuning
 from lib.variation import LAWS
 

@@ -64,27 +64,26 @@ import sys
 from pathlib import Path
 from lib import Variation, data, sources
 from lib.experiments import engine
-from lib.experiments.store import Store
+from lib.experiments.settings import Settings
 from lib.trials import Measurement, Trial
 from lib.training import Recipe
-import os
-os.environ["ANALOG_PIM_JOBS"] = "0"
 trial = Trial("fashion-mnist", "lenet5", "float", Recipe(epochs=1, batch_size=16), width=1/16, train_images=32)
 m = Measurement(trial, Variation(), 1, images=20)
-key = engine.trial_key(trial)
+settings = Settings.read(jobs=0)
+key = engine.trial_key(trial, settings)
 path = Path(sources.FOLDER) / "{file}"
 text = path.read_text("utf-8")
 assert {old!r} in text
 path.write_text(text.replace({old!r}, {new!r}), "utf-8")
-assert engine.trial_key(trial) == key  # a key speaks of the code in memory
+assert engine.trial_key(trial, settings) == key  # a key speaks of the code in memory
 try:
-    engine.collect([m], progress=False)
+    engine.collect([m], settings, progress=False)
 except RuntimeError as error:
     print("refused:", error)
 try:
-    Store().save_table("k", "a", {{}})
+    settings.store.save_table("k", "a", {{}})
 except RuntimeError as error:
-    print("nothing stored:", not Path(Store().folder).exists())
+    print("nothing stored:", not settings.cache.exists())
 """
 
 
@@ -92,7 +91,7 @@ EDITED = [
     ("quantizers.py", "TINY = 1e-8", "TINY = 1e-7", True),  # imported long ago
     ("controls.py", "chip_images = 0", "chip_images = 1", True),  # this run uses no control, but a key holds them
     ("data.py", "VALIDATION_SHARE = 12", "VALIDATION_SHARE = 12  # one in twelve", False),
-    ("companion/figures.py", "import gc", "import gc  # noqa", False),
+    ("companion/figures.py", "import numpy as np", "import numpy as np  # noqa", False),
 ]
 
 
@@ -148,61 +147,6 @@ def test_damage_is_noticed_reported_and_removed(tmp_path, damage, capsys):
     assert not list(tmp_path.glob("checkpoints/*/*")) and not list(tmp_path.glob("*/*/*.csv"))
 
 
-def write_two(folder):
-    (folder / "a").mkdir()
-    (folder / "a" / "one").write_text("1")
-    (folder / "two").write_text("2")
-
-
-def test_a_folder_is_made_once(tmp_path):
-    store = Store(tmp_path)
-    made = store.folder_of("k", write_two)
-    assert (made / "a" / "one").read_text() == "1" and (made / "two").read_text() == "2"
-    assert store.folder_of("k", lambda folder: pytest.fail("it is there")) == made
-
-
-@pytest.mark.parametrize("damage", ["cut", "removed", "renamed", "added"])
-def test_a_damaged_folder_is_reported_and_made_again(tmp_path, damage, capsys):
-    made = Store(tmp_path).folder_of("k", write_two)
-    one = made / "a" / "one"
-    {
-        "cut": lambda: one.write_text(""),
-        "removed": one.unlink,
-        "renamed": lambda: one.rename(made / "one"),
-        "added": lambda: (made / "three").write_text("3"),
-    }[damage]()
-    assert Store(tmp_path).folder_of("k", write_two) == made
-    assert sorted(path.name for path in made.rglob("*")) == ["a", "one", "two"] and one.read_text() == "1"
-    assert "damaged entry" in capsys.readouterr().err
-
-
-def test_a_folder_is_complete_or_not_there(tmp_path):
-    def interrupted(folder):
-        write_two(folder)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Store(tmp_path).folder_of("k", interrupted)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-    def second(folder):  # another run is faster
-        write_two(folder)
-        Store(tmp_path).folder_of("k", write_two)
-
-    made = Store(tmp_path).folder_of("k", second)
-    assert [path.name for path in made.parent.iterdir()] == [made.name]
-
-
-def test_counts_only_grow_and_never_repeat(tmp_path):
-    store = Store(tmp_path)
-    store.append_counts("m", counts(0, 1, 2), {"sigma": 0.3})
-    store.append_counts("m", counts(5, 6), {"sigma": 0.3})
-    store.append_counts("m", counts(2, 3, 4), {"sigma": 0.3})  # another run measured chip 2 as well
-    got = store.counts("m")
-    assert got.chips.tolist() == list(range(7)) and got.correct.tolist() == list(range(50, 57))
-    assert (tmp_path / "counts" / "m" / "m.json").exists()
-
-
 def test_progress_keeps_only_the_newest(tmp_path):
     store = Store(tmp_path)
     for epoch in range(3):
@@ -212,10 +156,8 @@ def test_progress_keeps_only_the_newest(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "counts").write_text("in the way")
-    (tmp_path / "folders").write_text("in the way")
-    for write in (lambda store: store.append_counts("m", counts(0), {}), lambda store: store.folder_of("k", write_two)):
-        with pytest.raises(OSError, match="cannot write to the store .* nothing stored so far is lost"):
-            write(Store(tmp_path))
+    with pytest.raises(OSError, match="cannot write to the store .* nothing stored so far is lost"):
+        Store(tmp_path).append_counts("m", counts(0), {})
 
 
 def test_clean_removes_everything(tmp_path):
@@ -249,7 +191,7 @@ if __name__ == "__main__":
     trial = Trial("fashion-mnist", "lenet5", "QAT", recipe, "A4W4", width=1/16, train_images=32)
     m = Measurement(trial, Variation(0.1, 0.5), 2, images=20, tuning=SelfTuning(mine.Mine()))
     try:
-        print(engine.collect([m], progress=False))
+        print(engine.frame(engine.collect([m], progress=False)))
     except RuntimeError as error:
         print("refused:", error)
 """

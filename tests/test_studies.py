@@ -1,20 +1,21 @@
-"""What the studies ask for, and how its results are looked up again."""
+"""What the studies ask for, and how a notebook finds it again."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lib import Variation
+from lib import Counts, ReferenceCells, SelfTuning, Variation
 from lib.companion import accuracy_vs_sigma, cases, figures, self_tuning, studies, within_and_between_chips
+from lib.companion.claims import accuracies, estimate, exactly, summary
 from lib.companion.profiles import profile
 from lib.experiments.engine import merged
-from lib.trials import Measurement
+from lib.statistics import Estimate
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick"])
 @pytest.mark.parametrize("number", studies.ALL)
 def test_studies_name_every_measurement_once(name, number):
-    wanted = merged(studies.ALL[number](profile(name)))
+    wanted = merged(studies.every_measurement(profile(name), [number]))
     if number == "07":  # these profiles repeat no published figure
         return
     assert wanted and all(m.purpose == "test" for m in wanted)
@@ -25,7 +26,8 @@ def test_studies_name_every_measurement_once(name, number):
 def test_claims_of_quick_stand_on_100_chips_and_all_images():
     quick = profile("quick")
     for study in (within_and_between_chips.measurements, self_tuning.measurements):
-        full = [m for m in merged(study(quick)) if m.variation and m.images_per_chip is None]
+        wanted = [case.measurement for case in study(quick)]
+        full = [m for m in wanted if m.variation.total and m.images_per_chip is None]
         assert full and all(m.chips >= 100 and m.images == quick.test_images for m in full)
 
 
@@ -36,12 +38,11 @@ def test_choices_are_made_on_validation_images_and_chips():
 
 
 def test_mixed_networks_differ_in_training_alone():
-    setting = profile("quick").settings[1]
-    for law, sigma in setting.sigma.items():
-        nets = cases.networks(setting, law)
-        assert nets["QAVAT"].variation == Variation(sigma, law=law)
+    for bench in cases.benches(profile("quick")):
+        nets = bench.networks
+        assert nets["QAVAT"].variation == Variation(bench.sigma, law=bench.law)
         mixed = nets["QAVAT mixed"].variation
-        assert mixed == Variation.split(sigma, 0.5, law) and mixed.total == pytest.approx(sigma)
+        assert mixed == Variation.split(bench.sigma, 0.5, bench.law) and mixed.total == pytest.approx(bench.sigma)
         assert nets["QAT"].variation == Variation() and len({n.recipe for n in nets.values()}) == 1
 
 
@@ -52,39 +53,42 @@ def test_parts_cover_every_crossbar_once(name):
         assert len(layers) == len(set(layers)) == {"lenet5": 5, "resnet18": 21}[setting.network]
 
 
-def table_of(measurements, values):
-    frames = []
-    for i, (m, accuracies) in enumerate(zip(measurements, values)):
-        frame = pd.DataFrame({"chip": range(len(accuracies)), "accuracy": accuracies})
-        frames.append(frame.assign(**m.row(), key=f"key {i}"))
-    return pd.concat(frames, ignore_index=True)
+def counts_of(measurements):
+    """Chips of made-up accuracies: 10·i + chip right of 100, of the i-th measurement."""
+    found = {}
+    for i, m in enumerate(dict.fromkeys(measurements)):
+        chips = np.arange(m.chips)
+        found[m] = Counts(chips, np.full(m.chips, 100), (10 * i + chips) % 100)
+    return found
 
 
-def test_findings_look_up_what_was_measured():
-    smoke = profile("smoke")
-    wanted = merged(self_tuning.measurements(smoke))
-    table = table_of(wanted, [[float(i), i + 0.5] for i in range(len(wanted))])
-    results = cases.indexed(table.sample(frac=1, random_state=0))
-    setting = smoke.settings[1]
-    for i, m in enumerate(wanted):
-        if m.trial.network != setting.network or m.trial.method not in ("QAT", "QAVAT"):
-            continue
-        label, sweep = m.tuning.label if m.tuning else "none", m.images_per_chip is not None
-        trained = m.trial.variation.total if m.trial.method == "QAVAT" else None
-        law = m.trial.variation.law if m.trial.method == "QAVAT" and not m.variation else m.variation.law
-        variation = m.variation if m.variation else Variation(law=law)
-        found = cases.chips_of(results, setting, m.trial.method, variation, label, sweep, trained)
-        assert found.tolist() == [float(i), i + 0.5], m.label
-    assert len(cases.chips_of(results, setting, "QAVAT", Variation(0.123))) == 0
+@pytest.mark.parametrize("number", ["00", "01", "02", "03", "04", "05", "06"])
+def test_a_case_is_found_under_its_own_names(number):
+    wanted = studies.ALL[number](profile("smoke"))
+    found = counts_of(case.measurement for case in wanted)
+    table = cases.tidy(wanted, found)
+    for case in wanted:
+        names = {name: value for name, value in case.names.items() if name != "point"}
+        assert accuracies(table, **names).tolist() == found[case.measurement].accuracy.tolist(), names
 
 
-def test_two_results_under_one_label_are_refused():
-    m = Measurement(cases.trial(profile("smoke").settings[0], "QAT", "A4W2"), Variation(0.3), 2)
-    with pytest.raises(ValueError, match="2 results share the identity.*labels that differ"):
-        cases.indexed(table_of([m, m], [[1.0, 2.0], [3.0, 4.0]]))
+def test_two_results_under_the_same_names_are_refused():
+    """Two estimators of one label, say: their chips would be averaged."""
+    bench = cases.benches(profile("smoke"))[0]
+    wanted = [bench.sweep("QAT", bench.pattern(), SelfTuning(ReferenceCells(n)), tuning="cells") for n in (4, 8)]
+    with pytest.raises(ValueError, match="2 results share the names.*tuning='cells'.*labels that differ"):
+        cases.tidy(wanted, counts_of(case.measurement for case in wanted))
+
+
+def test_a_summary_has_a_row_per_group_in_the_order_of_the_table():
+    table = pd.DataFrame({"net": ["b", "b", "a"], "chip": [0, 1, 0], "accuracy": [1.0, 3.0, 5.0]})
+    found = summary(table, ["net"], lambda rows: {"mean": exactly(rows.accuracy.mean()), "worst": rows.accuracy.min()})
+    assert found.columns.tolist() == ["net", "mean", "mean_low", "mean_high", "worst", "n_chips"]
+    assert found.net.tolist() == ["b", "a"] and found["mean"].tolist() == [2, 5] and found.n_chips.tolist() == [2, 1]
+    assert estimate(found.iloc[0], "mean") == Estimate(2, 2, 2, 2)
 
 
 def test_alt_text_tells_ends_and_single_bars():
     bars = {"net": ["QAT"] * 3 + ["QAVAT"], "mean": [80.2, np.nan, 40.4, 0.5]}
     rows = pd.DataFrame({"network": "lenet5", "law": "a", **bars})
-    assert figures.told(rows, ["network", "law"], "net", "mean") == "LeNet-5, a: QAT from 80 to 40, QAVAT 0.5."
+    assert figures.described(rows, ["network", "law"], "net", "mean") == "LeNet-5, a: QAT from 80 to 40, QAVAT 0.5."

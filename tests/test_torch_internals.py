@@ -42,7 +42,9 @@ def test_kinds_of_networks_are_told_apart():
     assert torch_internals.is_uninitialized(lazy) and not torch_internals.is_uninitialized(plain)
     lazy(torch.zeros(1, 3))
     assert not torch_internals.is_uninitialized(lazy)
-    assert all(isinstance(kind(2), torch_internals.BatchNorm) for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+    assert all(
+        isinstance(kind(2), torch_internals.BatchNorm) for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    )
 
 
 def test_a_transformer_without_its_fast_path_calls_its_layers():

@@ -1,5 +1,6 @@
 """Networks, images and cells that a user brings: notebook 08 and the interface behind it."""
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -23,19 +24,13 @@ from lib import (
 from lib.companion import your_own_network
 from lib.companion.profiles import profile
 
-TINY = your_own_network.Scale(120, 40, 1, 1, 3)
+TINY = your_own_network.Scale(120, 40, 1, 1, 2, 3)
 
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("ANALOG_PIM_CACHE", str(tmp_path_factory.mktemp("mine")))
-        return your_own_network.images(TINY)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path_factory.mktemp("mine") / "clothes"
+    return your_own_network.write_images(folder, load("fashion-mnist"), TINY)
 
 
 def test_a_class_folder_is_a_dataset(mine):
@@ -99,19 +94,17 @@ def test_folded_batch_norm_is_the_same_network_on_a_chip():
             assert (untuned - nominal).abs().max() > 0.1 * nominal.abs().max()
 
 
-def test_from_a_float_network_to_tuned_chips(mine):
-    data = load(f"imagefolder:{mine}")
-    variation = fit_cells(read_cells(your_own_network.write_cells(mine / "cells.csv", Variation(0.2, 0.15)))).variation
-
-    def measured():
-        nets = your_own_network.fine_tuned(your_own_network.float_network(data, TINY), data, TINY, variation)
-        return your_own_network.measured(nets, data, TINY, variation)
-
-    table = measured()
-    assert table.groupby(["net", "tuning"], sort=False).size().tolist() == [1, 3, 3] * 3
-    assert table.equals(measured())
-    claims = your_own_network.chip_claims(table, variation)
-    assert len(claims) == 4 and all(c.estimate.n == 3 for c in claims) and len(your_own_network.chip_table(table)) == 9
+def test_claims_of_chips_are_paired():
+    rows = [("QAVAT", "untuned", 60), ("QAVAT", "self-tuned", 80), ("QAT", "untuned", 40), ("QAT", "self-tuned", 75)]
+    rows += [("converted", "untuned", 30)]
+    frames = [
+        pd.DataFrame({"net": net, "tuning": tuning, "chip": range(3), "accuracy": [a, a + 2.0, a + 4.0]})
+        for net, tuning, a in rows
+    ]
+    table = pd.concat(frames, ignore_index=True)
+    claims = your_own_network.chip_claims(table, Variation(0.2, 0.15))
+    assert [c.estimate.value for c in claims] == [30, 20, 20, 5] and all(c.estimate.n == 3 for c in claims)
+    assert your_own_network.chip_table(table).chips.tolist() == [3] * 5
     assert your_own_network.scale(profile("quick")).chips == 100
 
 
@@ -131,25 +124,3 @@ def test_a_float_module_of_any_kind_is_fine_tuned(images):
     analog = to_analog(net, "A4W4", images.normalized())
     fit(analog, images, Recipe(epochs=4, batch_size=16, bn_draws=2), Variation(0.3))
     assert evaluate(analog, images, Variation(0.3), 20).accuracy.mean() > 60
-
-
-def test_a_plain_installation_works_elsewhere(tmp_path):
-    """pip install into an empty folder, then a torchvision network from another folder; data and cache of the user."""
-    site, home = tmp_path / "site", tmp_path / "home"
-    home.mkdir()
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--target", str(site), str(ROOT)], check=True, capture_output=True)
-    code = (
-        "import lib, torch, torchvision\n"
-        "from lib.data import data_folder\n"
-        "from lib.experiments.store import cache_folder\n"
-        "net = lib.to_analog(torchvision.models.resnet18(num_classes=3), 'A4W4', torch.randn(2, 3, 32, 32))\n"
-        "print(lib.__file__, data_folder(), cache_folder(), sum(r.cells for r in lib.report(net)), sep='\\n')\n"
-    )
-    env = environment(site) | {"HOME": str(home)}
-    env.pop("XDG_CACHE_HOME", None)
-    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    where, data, cache, cells = out.stdout.split("\n")[:4]
-    assert where.startswith(str(site)) and int(cells) == 11_168_448
-    assert all(str(home) in path and "analog-pim-companion" in path for path in (data, cache))

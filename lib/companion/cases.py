@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..checks import InputError
 from ..controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
 from ..estimators import ReferenceCells, ReferenceColumns
 from ..evaluation import Counts
@@ -32,7 +33,15 @@ class Case:
 
 
 def tidy(cases: Sequence[Case], found: Mapping[Measurement, Counts]) -> pd.DataFrame:
-    """A row per case and chip: the case's names, chip, images, correct, accuracy (%)."""
+    """A row per case and chip: the case's names, chip, images, correct, accuracy (%).
+
+    Raises InputError where two measurements have the same names: their chips would be taken for each other's."""
+    named: dict[tuple, Measurement] = {}
+    for case in cases:
+        names = tuple(case.names.items())
+        if named.setdefault(names, case.measurement) != case.measurement:
+            shown = ", ".join(f"{name}={value!r}" for name, value in names)
+            raise InputError(f"2 results share the names {shown}; give the tunings labels that differ")
     frames = [found[case.measurement].to_frame().assign(**case.names) for case in cases]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
