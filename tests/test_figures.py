@@ -16,11 +16,12 @@ def publish(tmp_path, monkeypatch):
     monkeypatch.setenv("ANALOG_PIM_FIGURES", str(tmp_path / "staged"))
 
     def run(height: float = 1.0, **options):
+        nb = Notebook("smoke", seed=3)
         fig, axes = figures.panels(1, 1)
         axes[0, 0].plot([0, 1], [0, height], label="a line")
         figures.legend_above(fig, axes[0, 0])
         numbers = pd.DataFrame({"x": [0, 1], "y": [0, height]})
-        Notebook("smoke", seed=3).publish(fig, "00_line", numbers, alt="A line.", **options)
+        nb.publish(fig, "00_line", numbers, alt="A line.", **options)
         return tmp_path / "staged"
 
     return run

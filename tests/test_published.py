@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from lib.companion import figures, paper_versus_ours
+from lib.companion import Notebook, notebook, paper_versus_ours
 from lib.companion.profiles import PROFILES, profile
 from lib.companion.published import PROTOCOLS, abstract, reported, variants
 from lib.experiments import engine, timing
@@ -161,11 +161,10 @@ def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch)
 def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path, monkeypatch):
     """The notebook, cell by cell, where nothing is measured; a figure of reduced must not show the numbers of quick."""
     shown, tables = {}, []
-    monkeypatch.setattr(figures, "publish", lambda fig, figure, data, **record: shown.update({figure: record}))
-    monkeypatch.setattr(figures, "show_table", tables.append)
+    monkeypatch.setattr(Notebook, "publish", lambda self, fig, figure, data, **record: shown.update({figure: record}))
+    monkeypatch.setattr(notebook, "show_table", tables.append)
     monkeypatch.setattr(paper_versus_ours, "published", lambda profile, seed: [])
-    monkeypatch.setattr(paper_versus_ours, "variants", lambda profile: {})
-    monkeypatch.setattr(engine, "collect", lambda measurements: pd.DataFrame())
+    monkeypatch.setattr(paper_versus_ours, "variants", lambda profile, seed: [])
     cells = json.loads((ROOT / "notebooks" / "07_paper_versus_ours.ipynb").read_text("utf-8"))["cells"]
     cells = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     scope = {"PROFILE": name, "SEED": 0}
@@ -174,7 +173,8 @@ def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path,
     own = (FIGURES / name / "03_gain.json").exists()
     assert set(shown) == {"07_published", "07_effects"} | ({"07_claims"} if own else set())
     assert any(list(table) == list(scope["claims"]) for table in tables) != own
-    assert all(record["profile"].name == name and record["keys"] and record["claims"] for record in shown.values())
+    assert scope["nb"].profile.name == name
+    assert all(record["keys"] and record["claims"] for record in shown.values())
 
 
 @pytest.mark.parametrize("path", committed_figures("07_claims"))

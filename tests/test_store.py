@@ -34,7 +34,7 @@ def test_a_number_in_a_formula_changes_both_keys():
 
 
 def test_a_new_tuner_keeps_the_checkpoints():
-    before, after = keys(), keys(selftuning=('label = "oracle"', 'label = "the oracle"'))
+    before, after = keys(), keys(estimators=('label = "oracle"', 'label = "the oracle"'))
     assert after[0] == before[0] and after[1] != before[1]
 
 

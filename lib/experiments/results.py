@@ -8,8 +8,10 @@ from collections.abc import Callable, Hashable, Mapping
 import pandas as pd
 from torch import nn
 
+from ..analog import crossbars
 from ..checks import InputError
 from ..content import code_of
+from ..conversion import copied
 from ..data import Images
 from ..evaluation import Counts, best_precision, evaluate
 from ..identity import described
@@ -54,6 +56,16 @@ def tabulated(function: Callable, trials: Mapping[Hashable, Trial], settings: Se
     return pd.read_csv(io.StringIO(text))
 
 
+def digest_of(net: nn.Module) -> str:
+    """Of code and state of a network, whether its slots are empty because nobody or somebody has emptied them."""
+    twin = copied(net)
+    for _, layer in crossbars(twin):
+        for slot in ("deviate", "correct"):
+            if vars(layer).get(slot, twin) is None:
+                delattr(layer, slot)
+    return code_of(twin)
+
+
 class Memory:
     """`fit` and `evaluate` of the science: what they have computed once for the same arguments is the store's.
 
@@ -70,7 +82,7 @@ class Memory:
 
     def fit(self, net: nn.Module, images: Images, *arguments, **options) -> State:
         """As `lib.fit`, on a task's threads; the state has no optimizer."""
-        about = {"fit": code_of(net), "images": described(images), "with": described([arguments, options])}
+        about = {"fit": digest_of(net), "images": described(images), "with": described([arguments, options])}
         key = self._key(about)
         if self.store.checkpoint_digest(key) is None:
             with pinned():
@@ -82,7 +94,7 @@ class Memory:
     def evaluate(self, net: nn.Module, images: Images, *arguments, **options) -> Counts:
         """As `lib.evaluate`, on a task's threads."""
         options = {"precision": best_precision(net, images.take(slice(0, 2)).normalized())} | options
-        about = {"evaluate": code_of(net), "images": described(images), "with": described([arguments, options])}
+        about = {"evaluate": digest_of(net), "images": described(images), "with": described([arguments, options])}
         key = self._key(about)
         if not len(self.store.counts(key).chips):
             with pinned():
