@@ -45,7 +45,7 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
     for bench in stressed(profile, seed):
         v, estimator = bench.pattern(), bench.tuning.estimator
         floors = {f"floor {f:g}": SelfTuning(estimator, None if f == Gain.floor else Gain(f)) for f in FLOORS}
-        tried = {"none": None, "oracle": SelfTuning(Oracle(), Gain()), **floors}
+        tried = {"none": None, "oracle": SelfTuning(Oracle()), **floors}
         found += [bench.sweep("QAVAT", v, tuning, of="floor", tuning=name) for name, tuning in tried.items()]
         found.append(bench.sweep("QAVAT", bench.parts["within"], of="floor", tuning="within only"))
     return found
