@@ -13,7 +13,7 @@ import sys
 
 __project__ = "analog-pim-companion"  # tells a `lib` of ours from anybody else's
 _other = sys.modules.get("lib" if __name__ == "analog_pim" else "analog_pim")
-if getattr(_other, "__project__", None) == __project__:
+if _other is not None and getattr(_other, "__project__", None) == __project__:
     raise ImportError(
         f"{__name__} ({__file__}) is in this process already, as {_other.__name__} ({_other.__file__}): "
         "its classes would be there twice; import it under one name only"

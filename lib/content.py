@@ -29,7 +29,12 @@ from .checks import InputError
 from .sources import MEASURING_SOURCES, SOURCES, source_digest
 
 PLAIN = (bool, int, float, str, bytes, complex, type(None), type(Ellipsis), type(NotImplemented))
-BUILT_IN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, np.ufunc)
+BUILT_IN: tuple[type, ...] = (
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    np.ufunc,
+)
 BUILT_IN += (types.ClassMethodDescriptorType, types.MethodWrapperType)
 BUILT_IN += (torch.dtype, torch.device, torch.layout, torch.memory_format)
 # files of methods that Python makes

@@ -130,7 +130,7 @@ from dataclasses import dataclass
 import lib
 from lib import Variation, statistics
 from lib.content import code_of
-from lib.experiments.cluster import jobs
+from lib.experiments.cluster import connected
 from lib.estimators import ReadOnce
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Mine(ReadOnce):
     part: Variation = Variation(0.1)
 
     def estimate(self, chip, variation):
-        return lib.Chip(3), lib.training.fit, jobs, statistics.mean, lambda: lib.analog
+        return lib.Chip(3), lib.training.fit, connected, statistics.mean, lambda: lib.analog
 
     def with_a_local_name(self):
         import lib.controls
