@@ -65,7 +65,8 @@ def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
         raise InputError(f"{path} is a folder; name the file in it that save_analog wrote")
     try:
         with safe_open(str(path), "pt") as file:
-            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(f"{path} is no readable safetensors file ({error}); write it again with save_analog") from None
     if about.get("format") != FORMAT:
