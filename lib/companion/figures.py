@@ -65,34 +65,75 @@ def wrapped(n: int, width: float = 4.2, height: float = 3.2, columns: int = 4, *
 def case_panels(
     table: pd.DataFrame, xlabel: str = "", ylabel: str = "", width: float = 4.6, height: float = 3.1, **options
 ):
-    """(figure, axes, [(ax, network, law, rows)]): a row of panels a network, a column a law; labels at the edges."""
+    """(figure, {(network, law): (ax, rows)}): a row of panels a network, a column a law; labels at the edges."""
     networks, laws = list(table.network.unique()), list(table.law.unique())
     fig, axes = panels(len(networks), len(laws), width, height, **options)
-    parts = []
+    parts = {}
     for i, network in enumerate(networks):
         for j, law in enumerate(laws):
             axes[i, j].set_title(f"{NAMES[network]}, {law}")
-            parts.append((axes[i, j], network, law, table[(table.network == network) & (table.law == law)]))
+            parts[network, law] = axes[i, j], table[(table.network == network) & (table.law == law)]
     for ax in axes[-1]:
         ax.set_xlabel(xlabel)
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
-    return fig, axes, parts
+    return fig, parts
+
+
+def case_bars(
+    table: pd.DataFrame,
+    category: str,
+    group: str,
+    value: str,
+    ylabel: str,
+    styles: dict | None = None,
+    ylim: tuple[float, float] | None = None,
+    dotted: float | None = None,
+    width: float = 4.6,
+    sharey: bool | str = True,
+):
+    """The figure of `bars` in case panels; dotted: a horizontal line at this value."""
+    fig, parts = case_panels(table, ylabel=ylabel, width=width, sharey=sharey)
+    for ax, rows in parts.values():
+        bars(ax, rows, category, group, value, styles)
+        if dotted is not None:
+            ax.axhline(dotted, color="k", lw=1, ls=":")
+        if ylim:
+            ax.set_ylim(ylim)
+    legend_above(fig, fig.axes[0])
+    return fig
 
 
 def bars(ax, rows: pd.DataFrame, category: str, group: str, value: str, styles: dict | None = None) -> None:
-    """Bars of `value` with its interval (columns value_low, value_high): side by side by `group`, colour and hatch."""
+    """Bars of `value` with its interval: side by side by `group`, colour and hatch; many names stand aslant."""
     names, groups = list(rows[category].unique()), list(rows[group].unique())
     styles, width = styles or STYLE, 0.8 / len(groups)
     for k, name in enumerate(groups):
         part = rows[rows[group] == name].set_index(category).reindex(names)
         x = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * width
-        below, above = part[value] - part[f"{value}_low"], part[f"{value}_high"] - part[value]
-        spread = [below.clip(lower=0), above.clip(lower=0)]
+        ends = np.nan_to_num(whiskers(part, value))
         look = {"color": styles[name]["color"], "hatch": ("", "///", "...")[k % 3], "edgecolor": "white"}
-        ax.bar(x, part[value], width, yerr=np.nan_to_num(spread), label=name, error_kw={"lw": 1, "capsize": 2}, **look)
+        ax.bar(x, part[value], width, yerr=ends, label=name, error_kw={"lw": 1, "capsize": 2}, **look)
     ax.axhline(0, color="k", lw=0.8)
-    ax.set_xticks(range(len(names)), names)
+    ax.set_xticks(range(len(names)), names, rotation=45 if len(names) > 6 else 0)
+
+
+def whiskers(rows: pd.DataFrame, value: str) -> list[pd.Series]:
+    """How far the interval of `value` (columns value_low, value_high) reaches below it and above it."""
+    below, above = rows[value] - rows[f"{value}_low"], rows[f"{value}_high"] - rows[value]
+    return [below.clip(lower=0), above.clip(lower=0)]
+
+
+def band(ax, rows: pd.DataFrame, x: str, y: str, label: str | None = None, **style) -> None:
+    """A line with markers and its 95% band (columns y_low, y_high), where there is one: elsewhere they are NaN."""
+    ax.plot(rows[x], rows[y], label=label, **style)
+    ax.fill_between(rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=style.get("color"), alpha=0.18, linewidth=0)
+
+
+def lines(ax, rows: pd.DataFrame, x: str, y: str, line: str, styles: dict) -> None:
+    """Lines with their bands, one for each value of the column `line`."""
+    for name, points in rows.groupby(line, sort=False):
+        band(ax, points, x, y, label=name, **styles[name])
 
 
 def described(table: pd.DataFrame, panel: Sequence[str], line: str | Sequence[str], value: str) -> str:
@@ -118,10 +159,10 @@ def described(table: pd.DataFrame, panel: Sequence[str], line: str | Sequence[st
     return ". ".join(parts) + "."
 
 
-def band(ax, x, y, low, high, label: str | None = None, **style) -> None:
-    """A line with markers and its 95% band; where an interval is missing (NaN) only the line is drawn."""
-    ax.plot(x, y, label=label, **style)
-    ax.fill_between(x, low, high, color=style.get("color"), alpha=0.18, linewidth=0)
+def cumulative(ax, values, label: str, **style) -> None:
+    """Steps: the share of the values up to each of them."""
+    ranks = [(i + 1) / len(values) for i in range(len(values))]
+    ax.step(sorted(values), ranks, where="post", label=label, **style)
 
 
 def legend_above(fig, ax) -> None:
