@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .analog import Crossbar, crossbars, evaluating, programmed
 from .controls import traffic
-from .estimators import Estimator, Oracle, ReadOnce, ReferenceCells, ReferenceColumns, column_shape
+from .estimators import Estimator, Oracle, ReferenceCells, ReferenceColumns, column_shape
 from .selftuning import CORRECTIONS, Gain, SelfTuning, Tuning, over_outputs, peak, refuse_other_law
 from .variation import Chip, Variation
 
@@ -129,13 +129,6 @@ def knee(layer: Crossbar, x: Tensor, law: str) -> float:
         predicted_error(layer, x, estimator, 1.0, law)[0].mean() for estimator in (Oracle(), ReferenceCells(1))
     )
     return float(with_one / own - 1)
-
-
-def floored_chips(
-    estimator: ReadOnce, variation: Variation, chips: Sequence[int], floor: float = Gain.floor
-) -> list[int]:
-    """The test chips whose gain 1 + ê lies below the floor."""
-    return [i for i in chips if 1 + estimator.estimate(Chip.of("test", i), variation) < floor]
 
 
 def column_positions(

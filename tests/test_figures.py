@@ -52,4 +52,8 @@ def test_a_notebook_may_put_another_self_tuning_in_the_place_of_reference_cells(
     from lib.companion import cases
 
     mine = SelfTuning(Oracle())
-    assert {bench.tuning for bench in cases.benches(Notebook("smoke", tuning=mine).profile)} == {mine}
+    nb = Notebook("smoke", tuning=mine)
+    assert {bench.tuning for bench in cases.benches(nb.profile)} == {mine} and not nb.profile.claims_expected
+    assert nb.changes == {"tuning": repr(mine)} and nb.profile.tuned_by == "oracle"
+    with pytest.raises(ValueError, match="tuning must be a SelfTuning around an estimator, got Oracle"):
+        Notebook("smoke", tuning=Oracle())

@@ -12,7 +12,7 @@ from ..trials import QUANTIZED, Measurement
 from ..variation import Variation
 from . import cases
 from .cases import Case
-from .claims import ALTERNATIVES, YIELD_MARGIN, accuracies, apart, columns, exactly, groups, scaled
+from .claims import ALTERNATIVES, YIELD_MARGIN, accuracies, apart, columns, exactly, good_chips, groups, where
 from .profiles import Profile, Setting
 
 
@@ -44,17 +44,12 @@ def panels_of(profile: Profile) -> list[tuple[str, str]]:
     return [(setting.network, bits) for setting in profile.settings for bits in setting.bits]
 
 
-def good_from(table: pd.DataFrame, network: str) -> float:
-    """The accuracy (%) above which a chip counts as good."""
-    return accuracies(table, network=network, method="float")[0] - YIELD_MARGIN
-
-
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row per network, bits, method and σ: mean with interval, 5% quantile with interval, yield with interval."""
     rows = []
     for names, part in groups(table, ["network", "bits", "method", "trained_sigma", "sigma"]):
-        values = part.accuracy
-        found = (bootstrap_mean(values), quantile(values), chip_yield(values, good_from(table, names["network"])))
+        values, whole = part.accuracy, accuracies(table, network=names["network"], method="float")[0]
+        found = (bootstrap_mean(values), quantile(values), chip_yield(values, whole - YIELD_MARGIN))
         if not names["sigma"]:  # without variation all chips are one: nothing for an interval over chips to say
             found = tuple(exactly(e.value) for e in found)
         names |= {"n_chips": len(values), "seeds": part.seed.nunique()}
@@ -121,10 +116,10 @@ def yield_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """At the claim's σ more than half of the chips are good with QAVAT."""
     claims = []
     for setting in profile.settings:
-        values = at_claim(table, profile, setting, setting.claim_bits)["QAVAT"]
-        share = scaled(chip_yield(values, good_from(table, setting.network)), 100)
+        at = {"network": setting.network, "bits": setting.claim_bits, "sigma": profile.claim_sigma, "method": "QAVAT"}
+        good = good_chips(where(table, **at), accuracies(table, network=setting.network, method="float")[0])
         point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {profile.claim_sigma:g}"
-        claims.append(Claim("QAVAT yields more than 50 % good chips (%)", point, share, 50.0))
+        claims.append(Claim("QAVAT yields more than 50 % good chips (%)", point, good, 50.0))
     return claims
 
 

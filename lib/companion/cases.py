@@ -160,11 +160,6 @@ def benches(profile: Profile, seed: int = 0) -> list[Bench]:
     return [Bench(profile, s, law, s.sigma[law], seed) for s in profile.settings for law, _ in profile.shares]
 
 
-def stressed(profile: Profile, seed: int = 0) -> list[Bench]:
-    """Every setting under the proportional law, trained and tested at the claim's σ of notebook 03."""
-    return [Bench(profile, s, "proportional", profile.claim_sigma, seed) for s in profile.settings]
-
-
 def controls(bench: Bench, method: str) -> list:
     """What a chip of notebook 05 may try in the place of self-tuning."""
     batch, variation = bench.setting.recipe.batch_size, bench.pattern()

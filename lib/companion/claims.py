@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from ..statistics import Estimate
+from ..statistics import Claim, Estimate, chip_yield, paired_difference
 
 YIELD_MARGIN = 5.0  # points below float accuracy that a good chip may lose
 ALTERNATIVES = ("QAT", "PTQ-VAT")  # what QAVAT is held against, each on its own
@@ -22,19 +22,41 @@ def groups(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.Da
 def summary(
     table: pd.DataFrame, by: Sequence[str], statistics: Callable[[pd.DataFrame], dict[str, Estimate | float]]
 ) -> pd.DataFrame:
-    """A row per group: its names, each statistic of its rows (an `Estimate` as three columns), n_chips."""
+    """A row per group: its names, each statistic of its rows (an `Estimate` as three columns), n_chips, and the
+    operating point of its claims, where the table has one."""
     rows = []
     for names, part in groups(table, by):
         for name, found in statistics(part).items():
             names |= columns(name, found) if isinstance(found, Estimate) else {name: found}
-        rows.append(names | {"n_chips": part.chip.nunique()})
+        point = {"point": part.point.iloc[-1]} if "point" in part else {}
+        rows.append(names | {"n_chips": part.chip.nunique()} | point)
     return pd.DataFrame(rows)
 
 
+def claimed(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    statement: str,
+    statistic: Callable[[pd.DataFrame], Estimate],
+    threshold: float = 0.0,
+    expected: Callable[[dict], bool] = lambda names: False,
+) -> list[Claim]:
+    """A claim per group: the statistic of its rows, at the operating point of the last."""
+    return [
+        Claim(statement, rows.point.iloc[-1], statistic(rows), threshold, expected(names))
+        for names, rows in groups(table, by)
+    ]
+
+
+def stated(table: pd.DataFrame, statement: str, name: str, threshold: float = 0.0) -> list[Claim]:
+    """A claim per row of a summary: its estimate `name` at its point; {column} in the statement is the row's own."""
+    return [Claim(statement.format(**row), row.point, estimate(row, name), threshold) for _, row in table.iterrows()]
+
+
 def where(table: pd.DataFrame, **names) -> pd.DataFrame:
-    """The rows with these names."""
+    """The rows with these names; of a column with a tuple, the rows with any of its names."""
     for column, name in names.items():
-        table = table[table[column] == name]
+        table = table[table[column].isin(name if isinstance(name, tuple) else (name,))]
     return table
 
 
@@ -43,13 +65,24 @@ def accuracies(table: pd.DataFrame, **names) -> np.ndarray:
     return where(table, **names).accuracy.to_numpy()
 
 
+def paired(table: pd.DataFrame, column: str, above, below) -> Estimate:
+    """Accuracy of the rows named `above` minus that of those named `below` in a column, chip by chip (points)."""
+    return paired_difference(*(accuracies(table, **{column: name}) for name in (above, below)))
+
+
+def good_chips(rows: pd.DataFrame, whole: float) -> Estimate:
+    """Yield (%): the share of chips at most YIELD_MARGIN points below `whole`, the float network's accuracy."""
+    return scaled(chip_yield(rows.accuracy, whole - YIELD_MARGIN), 100)
+
+
 def exactly(value: float) -> Estimate:
     """A value that no chip varies."""
     return Estimate(float(value), float(value), float(value), 1)
 
 
 def scaled(e: Estimate, factor: float, offset: float = 0.0) -> Estimate:
-    return Estimate(*(offset + factor * v for v in (e.value, e.low, e.high)), e.n)
+    ends = sorted((offset + factor * e.low, offset + factor * e.high))  # a negative factor turns them round
+    return Estimate(offset + factor * e.value, *ends, e.n)
 
 
 def apart(above: Estimate, below: Estimate) -> Estimate:

@@ -14,10 +14,10 @@ from ..controls import traffic
 from ..data import Dataset
 from ..estimators import Oracle, ReferenceCells, ReferenceColumns
 from ..selftuning import SelfTuning
-from ..statistics import Claim, Estimate, bootstrap_mean, mean, paired_difference, recovery
+from ..statistics import Claim, bootstrap_mean, paired_difference, recovery
 from ..variation import Chip
-from .cases import COLUMNS, Case, benches, controls, place
-from .claims import accuracies, exactly, groups, summary, where
+from .cases import COLUMNS, Case, benches, controls
+from .claims import accuracies, estimate, exactly, groups, paired, scaled, summary, where
 from .profiles import Profile
 
 READ_NOISES, READ_STEPS = (0.01, 0.03, 0.1), (0.05, 0.2, 0.5)  # of the reading, in units of e
@@ -87,9 +87,10 @@ def size_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     claims = []
     for bench in benches(profile):
         rows = where(table, of="tuned", network=bench.setting.network, law=bench.law)
-        tuned, oracle = (accuracies(rows, tuning=label) for label in (bench.tuning.label, "oracle"))
-        statement = f"{bench.tuning.label} are within one point of the oracle (points to spare)"
-        claims.append(Claim(statement, rows.point.iloc[0], mean(1 - (oracle - tuned))))
+        ours = bench.tuning.label
+        spare = scaled(paired(rows, "tuning", ours, "oracle"), 1, 1)
+        statement = f"{ours} are within one point of the oracle (points to spare)"
+        claims.append(Claim(statement, rows.point.iloc[0], spare))
     return claims
 
 
@@ -106,15 +107,13 @@ def reading_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     return summary(where(table, of="reading"), [*BY, "error", "size", "deviation"], statistics)
 
 
-def reading_claims(readings: pd.DataFrame, profile: Profile) -> list[Claim]:
+def reading_claims(readings: pd.DataFrame) -> list[Claim]:
     """A reading with an error of 0.03 is good enough: it costs less than a point."""
-    statement, claims = "a reading noise of 0.03 costs less than 1 point (points to spare)", []
-    for bench in benches(profile):
-        rows = where(readings, network=bench.setting.network, law=bench.law, error="noise", size=0.03)
-        for r in rows.itertuples():
-            spare = Estimate(1 - r.lost, 1 - r.lost_high, 1 - r.lost_low, r.n_chips)
-            claims.append(Claim(statement, place(bench.setting, "QAVAT", bench.pattern()), spare))
-    return claims
+    statement = "a reading noise of 0.03 costs less than 1 point (points to spare)"
+    return [
+        Claim(statement, row.point, scaled(estimate(row, "lost"), -1, 1))
+        for _, row in where(readings, error="noise", size=0.03).iterrows()
+    ]
 
 
 def price_table(profile: Profile, nets: Mapping[tuple[str, str], nn.Module], batch: Tensor) -> pd.DataFrame:

@@ -24,6 +24,7 @@ TUNING_STYLE = {
     "oracle": {"color": "#E69F00", "marker": "^", "linestyle": "--"},
     "reference columns": {"color": "#882255", "marker": "s", "linestyle": "-."},
 }
+OWN = TUNING_STYLE["reference cells"]  # what a user puts in their place looks the same
 # patterns and components of variation are no methods: greys
 PATTERN_STYLE = {name: {"color": "#BBBBBB"} for name in ("within only", "within")} | {
     name: {"color": "#555555"} for name in ("mixed, ρ = 0.5", "between")
@@ -112,7 +113,7 @@ def bars(ax, rows: pd.DataFrame, category: str, group: str, value: str, styles: 
         part = rows[rows[group] == name].set_index(category).reindex(names)
         x = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * width
         ends = np.nan_to_num(whiskers(part, value))
-        look = {"color": styles[name]["color"], "hatch": ("", "///", "...")[k % 3], "edgecolor": "white"}
+        look = {"color": styles.get(name, OWN)["color"], "hatch": ("", "///", "...")[k % 3], "edgecolor": "white"}
         ax.bar(x, part[value], width, yerr=ends, label=name, error_kw={"lw": 1, "capsize": 2}, **look)
     ax.axhline(0, color="k", lw=0.8)
     ax.set_xticks(range(len(names)), names, rotation=45 if len(names) > 6 else 0)
@@ -133,7 +134,7 @@ def band(ax, rows: pd.DataFrame, x: str, y: str, label: str | None = None, **sty
 def lines(ax, rows: pd.DataFrame, x: str, y: str, line: str, styles: dict) -> None:
     """Lines with their bands, one for each value of the column `line`."""
     for name, points in rows.groupby(line, sort=False):
-        band(ax, points, x, y, label=name, **styles[name])
+        band(ax, points, x, y, label=name, **styles.get(name, OWN))
 
 
 def described(table: pd.DataFrame, panel: Sequence[str], line: str | Sequence[str], value: str) -> str:

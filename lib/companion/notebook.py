@@ -40,7 +40,10 @@ class Notebook:
     def __init__(self, name: str, seed: int = 0, **changes):
         figures.use_style()
         self.settings, self.seed = Settings.read(), seed
-        self.profile = replace(profile(name, self.settings.networks, self.settings.seeds), **changes)
+        found = profile(name, self.settings.networks, self.settings.seeds)
+        self.changes = {name: repr(value) for name, value in changes.items()}
+        # a claim is expected of the profile as it stands
+        self.profile = replace(found, **{"claims_expected": found.claims_expected and not changes} | changes)
         self.memory = results.Memory(self.settings)
         self.keys: list[str] = []
 
@@ -76,9 +79,9 @@ class Notebook:
     ) -> None:
         """Write NAME.pdf, .png, .csv and .json into the run's folder of figures, and show the image with its claims.
 
-        name: "03_accuracy", the notebook's number first.  data: what is plotted.  keys: of the results it stands on,
-        and dataset: its images, where they are not those of the notebook's results."""
-        folder = self.settings.figures
+        name: "03_accuracy", the notebook's number first.  data: what is plotted; the points of its claims stay with
+        them.  keys: of the results it stands on, and dataset: its images, where not those of the notebook's results."""
+        folder, data = self.settings.figures, data.drop(columns="point", errors="ignore")
         folder.mkdir(parents=True, exist_ok=True)
         png = self._image(fig, "png", dpi=150, metadata={"Software": None})
         fig.set_layout_engine("none")  # the layout is done, and stays as it is
@@ -90,7 +93,7 @@ class Notebook:
             "caption": caption,
             "claims": [claim_record(c) for c in claims],
             "profile": self.profile.name,
-            "parameters": {"SEED": self.seed},
+            "parameters": {"SEED": self.seed} | self.changes,
             "results": sorted({key[:16] for key in (self.keys if keys is None else keys)}),
             "dataset": {"name": dataset, "fingerprint": fingerprint(dataset, self.settings.data)} if dataset else None,
             "sources": tree_digest(),

@@ -21,7 +21,7 @@ from ..statistics import Claim, Estimate, mean, paired_difference
 from ..trials import Measurement
 from ..variation import Variation
 from .cases import Case
-from .claims import accuracies, exactly, summary
+from .claims import accuracies, columns, estimate, exactly, scaled, summary
 from .profiles import PROFILES, Profile
 from .published import PROTOCOLS, UNCHANGED, VARIED, reported
 from .published import variants as varied_trainings
@@ -164,8 +164,8 @@ def effect_claims(table: pd.DataFrame, point: str) -> list[Claim]:
     """One claim a change: it moves the mean by less than `SMALL` points."""
     text = f"the mean moves by less than {SMALL:g} points (points to spare)"
     claims = []
-    for row in table[table.change != UNCHANGED].itertuples():
-        room = _room(Estimate(row.effect, row.effect_low, row.effect_high, row.n_chips), SMALL)
+    for _, row in table[table.change != UNCHANGED].iterrows():
+        room = _room(estimate(row, "effect"), SMALL)
         claims.append(Claim(f"{row.change}: {text}", point, room))
     return claims
 
@@ -218,8 +218,8 @@ def three_claims(profile: str) -> pd.DataFrame:
 
 
 def _row(claim: int, network: str, case: str, found: pd.Series, name: str) -> dict:
-    numbers = {"points": found[name], "points_low": found[f"{name}_low"], "points_high": found[f"{name}_high"]}
-    return {"claim": claim, "network": network, "case": case, **numbers, "chips": int(found.n_chips)}
+    row = {"claim": claim, "network": network, "case": case}
+    return row | columns("points", estimate(found, name)) | {"chips": int(found.n_chips)}
 
 
 def statement_claims(table: pd.DataFrame, below: float) -> list[Claim]:
@@ -232,10 +232,7 @@ def statement_claims(table: pd.DataFrame, below: float) -> list[Claim]:
     claims = []
     for row in table.itertuples():
         text, threshold, sign = texts[row.claim]
-        ends = (row.points_low, row.points_high)
-        if sign < 0:
-            found = Estimate(below - row.points, below - ends[1], below - ends[0], row.chips)
-        else:
-            found = Estimate(row.points, *ends, row.chips)
+        found = Estimate(row.points, row.points_low, row.points_high, row.chips)
+        found = found if sign > 0 else scaled(found, -1, below)
         claims.append(Claim(text, f"{NAMES[row.network]}, {row.case}", found, threshold))
     return [c for c in claims if not math.isnan(c.estimate.value)]

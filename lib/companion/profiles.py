@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..checks import one_of
+from ..checks import InputError, one_of
 from ..data import ROOT
 from ..networks import NETWORKS
 from ..quantizers import Bits
@@ -76,19 +76,29 @@ class Profile:
     seeds: tuple[int, ...] = (0,)
     claims_expected: bool = False
 
+    def __post_init__(self):
+        if not isinstance(self.tuning, SelfTuning | None):
+            raise InputError(f"tuning must be a SelfTuning around an estimator, got {self.tuning!r:.80}")
+
+    @property
+    def tuned_by(self) -> str:
+        """What the self-tuning of the claims is called in figures and tables."""
+        return self.tuning.label if self.tuning else "reference cells"
+
     @property
     def figures(self) -> Path:
         """The folder of its last good figures; smoke never writes figures/."""
         return ROOT / "build" / "smoke" / "figures" if self.name == "smoke" else ROOT / "figures" / self.name
 
 
+_SHORT = Recipe(epochs=4, lr=0.05, warmup=0.1)
 _LENET = Setting(
     "fashion-mnist",
     "lenet5",
     1.0,
     train_images=12_000,
-    start=Recipe(epochs=4, lr=0.05, warmup=0.1),
-    recipe=Recipe(epochs=4, lr=0.05, warmup=0.1),
+    start=_SHORT,
+    recipe=_SHORT,
     bits=("A4W2", "A4W4"),
     claim_bits="A4W2",
     trained_sigmas=(0.3, 0.5),
@@ -96,19 +106,16 @@ _LENET = Setting(
     chips=40,
     sweep_images=250,
 )
-_RESNET = Setting(
-    "fashion-mnist",
-    "resnet18",
-    0.125,
+_RESNET = replace(
+    _LENET,
+    network="resnet18",
+    width=0.125,
     train_images=10_000,
-    start=Recipe(epochs=3, lr=0.05, warmup=0.1),
-    recipe=Recipe(epochs=3, lr=0.05, warmup=0.1),
+    start=replace(_SHORT, epochs=3),
+    recipe=replace(_SHORT, epochs=3),
     bits=("A4W2",),
-    claim_bits="A4W2",
     trained_sigmas=(0.5,),
-    claim_chips=100,
     chips=20,
-    sweep_images=250,
 )
 _TINY = Recipe(epochs=2, batch_size=32, lr=0.05, bn_draws=2)
 _FEW: dict = {"train_images": 64, "start": _TINY, "recipe": _TINY, "claim_chips": 3, "chips": 2, "sweep_images": 25}

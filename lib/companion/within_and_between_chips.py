@@ -20,14 +20,15 @@ from ..conversion import to_analog
 from ..data import Dataset
 from ..experiments.timing import shape
 from ..networks import build
-from ..statistics import Claim, bootstrap_mean, chip_yield, difference_of_means, paired_difference, quantile
+from ..statistics import Claim, Estimate, bootstrap_mean, difference_of_means, paired_difference, quantile
 from ..torch_internals import BatchNorm
 from ..variation import Chip
-from .cases import NETS, Case, benches, place, stressed
-from .claims import YIELD_MARGIN, accuracies, apart, columns, estimate, exactly, groups, scaled, summary, where
+from .cases import NETS, Case, benches
+from .claims import accuracies, apart, claimed, columns, exactly, good_chips, groups, paired, stated, summary, where
 from .profiles import CLAIM_SHARE, Profile, Setting
 
 PROBED = NETS[:2]  # of which the loss is taken apart
+BY = ["network", "law", "net"]
 
 
 def measurements(profile: Profile, seed: int = 0) -> list[Case]:
@@ -46,11 +47,6 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
             for component in ("within", "between"):
                 v = replace(bench.parts[component], layers=layers)
                 found.append(bench.sweep("QAVAT", v, of="part", part=part, component=component))
-    for bench in stressed(profile, seed):
-        for net in PROBED:
-            for share in (0.0, CLAIM_SHARE):
-                names = {"of": "stress", "sigma": bench.sigma, "share": share}
-                found.append(bench.sweep(net, bench.pattern(share), **names))
     return found
 
 
@@ -70,25 +66,24 @@ def parts_of(setting: Setting) -> dict[str, tuple[str, ...]]:
 
 def share_table(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, share, mean with bootstrap interval, n_chips; from the sweep."""
-    by = ["network", "law", "net", "share"]
-    return summary(where(table, of="share"), by, lambda rows: {"mean": bootstrap_mean(rows.accuracy)})
+    return summary(where(table, of="share"), [*BY, "share"], lambda rows: {"mean": bootstrap_mean(rows.accuracy)})
 
 
 def mixed_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """The mixed pattern costs more than the within-only one at the same σ; expected for the proportional law."""
-    statement, claims = "the mixed pattern costs more than within-only at the same σ (points)", []
-    for names, rows in groups(where(table, of="chips"), ["network", "law", "net"]):
-        if names["net"] in PROBED:
-            cost = paired_difference(*(accuracies(rows, share=share) for share in (0.0, CLAIM_SHARE)))
-            expected = profile.claims_expected and names["law"] == "proportional"
-            claims.append(Claim(statement, rows.point.iloc[-1], cost, expected=expected))
-    return claims
+    return claimed(
+        where(table, of="chips", net=PROBED),
+        BY,
+        "the mixed pattern costs more than within-only at the same σ (points)",
+        lambda rows: paired(rows, "share", 0.0, CLAIM_SHARE),
+        expected=lambda names: profile.claims_expected and names["law"] == "proportional",
+    )
 
 
 def training_claims(table: pd.DataFrame) -> list[Claim]:
     """Training on the mixed pattern helps under the mixed pattern; and whether it brings the loss below 10 points."""
     claims = []
-    for names, rows in groups(where(table, of="chips", share=CLAIM_SHARE), ["network", "law"]):
+    for names, rows in groups(where(table, of="chips", share=CLAIM_SHARE), BY[:2]):
         within, both = (accuracies(rows, net=net) for net in ("QAVAT", "QAVAT mixed"))
         point = where(rows, net="QAVAT").point.iloc[0]
         statement = "training on the mixed pattern beats training on the within part (points)"
@@ -100,76 +95,60 @@ def training_claims(table: pd.DataFrame) -> list[Claim]:
     return claims
 
 
-def stress_table(table: pd.DataFrame) -> pd.DataFrame:
-    """network, net, share, mean: the proportional law at the claim's σ of notebook 03, networks trained there."""
-    by = ["network", "net", "sigma", "share"]
-    return summary(where(table, of="stress"), by, lambda rows: {"mean": bootstrap_mean(rows.accuracy)})
-
-
 def distribution_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """network, law, net, share, chip, e_between, accuracy: every chip of the full measurements."""
-    frames = []
-    for bench in benches(profile):
-        for (_, share), rows in where(table, of="chips", network=bench.setting.network, law=bench.law).groupby(
-            ["net", "share"], sort=False
-        ):
-            frames.append(rows.assign(e_between=shared_deviations(bench.pattern(share), range(len(rows)))))
-    columns = ["network", "law", "net", "share", "chip", "e_between", "accuracy"]
-    return pd.concat(frames, ignore_index=True)[columns]
+    """network, law, net, share, chip, e_between, accuracy, point: every chip of the full measurements."""
+    at = {(b.setting.network, b.law): b for b in benches(profile)}
+    frames = [
+        rows.assign(e_between=shared_deviations(at[n["network"], n["law"]].pattern(n["share"]), range(len(rows))))
+        for n, rows in groups(where(table, of="chips"), [*BY, "share"])
+    ]
+    return pd.concat(frames, ignore_index=True)[[*BY, "share", "chip", "e_between", "accuracy", "point"]]
 
 
 def tail_claims(table: pd.DataFrame) -> list[Claim]:
     """The mixed pattern's 5% quantile lies below: the intervals of the two quantiles do not meet."""
-    claims = []
-    for _, rows in groups(where(table, of="chips", net="QAVAT"), ["network", "law"]):
+
+    def gap(rows: pd.DataFrame) -> Estimate:
         within, both = (quantile(accuracies(rows, share=share)) for share in (0.0, CLAIM_SHARE))
-        statement = "the mixed pattern lowers the 5 % quantile (points)"
-        claims.append(Claim(statement, rows.point.iloc[-1], replace(apart(within, both), n=both.n)))
-    return claims
+        return replace(apart(within, both), n=both.n)
+
+    statement = "the mixed pattern lowers the 5 % quantile (points)"
+    return claimed(where(table, of="chips", net="QAVAT"), BY[:2], statement, gap)
 
 
-def asymmetry_claims(chips: pd.DataFrame, profile: Profile) -> list[Claim]:
+def asymmetry_claims(chips: pd.DataFrame) -> list[Claim]:
     """Chips with a positive e_B against chips with a negative one."""
-    statement, claims = "chips with e_B > 0 are more accurate than those with e_B < 0 (points)", []
-    for bench in benches(profile):
-        for net in PROBED:
-            rows = where(chips, network=bench.setting.network, law=bench.law, net=net, share=CLAIM_SHARE)
-            gap = difference_of_means(rows.accuracy[rows.e_between > 0], rows.accuracy[rows.e_between < 0])
-            claims.append(Claim(statement, place(bench.setting, net, bench.pattern(), "unpaired"), gap))
-    return claims
 
+    def gap(rows: pd.DataFrame) -> Estimate:
+        return difference_of_means(rows.accuracy[rows.e_between > 0], rows.accuracy[rows.e_between < 0])
 
-def good_from(table: pd.DataFrame, network: str) -> float:
-    """The accuracy (%) above which a chip counts as good."""
-    return accuracies(table, network=network, net="float")[0] - YIELD_MARGIN
+    statement = "chips with e_B > 0 are more accurate than those with e_B < 0 (points)"
+    mixed = where(chips, net=PROBED, share=CLAIM_SHARE)
+    return claimed(mixed.assign(point=mixed.point.str.replace("same chips", "unpaired")), BY, statement, gap)
 
 
 def yield_table(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, share, yield (%) with Wilson interval, q05 with its interval, n_chips."""
 
     def statistics(rows: pd.DataFrame) -> dict:
-        good = chip_yield(rows.accuracy, good_from(table, rows.network.iloc[0]))
-        return {"yield": scaled(good, 100), "q05": quantile(rows.accuracy)}
+        whole = accuracies(table, network=rows.network.iloc[0], net="float")[0]
+        return {"yield": good_chips(rows, whole), "q05": quantile(rows.accuracy)}
 
-    return summary(where(table, of="chips"), ["network", "law", "net", "share"], statistics)
+    return summary(where(table, of="chips"), [*BY, "share"], statistics)
 
 
-def yield_claims(yields: pd.DataFrame, profile: Profile) -> list[Claim]:
+def yield_claims(yields: pd.DataFrame) -> list[Claim]:
     """Under the mixed pattern some network yields more than half good chips."""
-    statement, claims = "the best of the three yields more than 50 % good chips (%)", []
-    for bench in benches(profile):
-        rows = where(yields, network=bench.setting.network, law=bench.law, share=CLAIM_SHARE)
-        best = rows.loc[rows["yield"].idxmax()]
-        point = place(bench.setting, best.net, bench.pattern())
-        claims.append(Claim(statement, point, estimate(best, "yield"), 50.0))
-    return claims
+    mixed = where(yields, share=CLAIM_SHARE)
+    best = mixed.loc[mixed.groupby(BY[:2], sort=False)["yield"].idxmax()]
+    return stated(best, "the best of the three yields more than 50 % good chips (%)", "yield", 50.0)
 
 
 def attribution(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, cause, loss (points, with interval): quantization = float − ideal chip; within and between
     alone; interaction = the mixed loss beyond their sum.  The same unit normals in all."""
     found = []
-    for names, rows in groups(where(table, of="cause"), ["network", "law", "net"]):
+    for names, rows in groups(where(table, of="cause"), BY):
         whole = accuracies(table, network=names["network"], net="float")[0]
         ideal, within, between, both = (accuracies(rows, cause=c) for c in ("ideal", "within", "between", "both"))
         causes = {
@@ -179,7 +158,8 @@ def attribution(table: pd.DataFrame) -> pd.DataFrame:
             "interaction": bootstrap_mean(within + between - ideal - both),
         }
         for cause, e in causes.items():
-            found.append(names | {"cause": cause, **columns("loss", e), "n_chips": len(both)})
+            row = names | {"cause": cause, **columns("loss", e), "n_chips": len(both)}
+            found.append(row | {"point": where(rows, cause="both").point.iloc[0]})
     return pd.DataFrame(found)
 
 
@@ -194,33 +174,20 @@ def attribution_by_part(table: pd.DataFrame) -> pd.DataFrame:
     return summary(where(table, of="part"), ["network", "law", "part", "component"], statistics)
 
 
-def attribution_claims(causes: pd.DataFrame, profile: Profile) -> list[Claim]:
+def attribution_claims(causes: pd.DataFrame) -> list[Claim]:
     """Between-chip variation alone costs something; and within and between do not simply add."""
     statements = {
         "between": "between-chip variation alone costs accuracy (points)",
         "interaction": "both together cost more than the sum of each alone (points)",
     }
-    claims = []
-    for bench in benches(profile):
-        for _, row in where(causes, network=bench.setting.network, law=bench.law).iterrows():
-            if row.cause in statements:
-                point = place(bench.setting, row.net, bench.pattern())
-                claims.append(Claim(statements[row.cause], point, estimate(row, "loss")))
-    return claims
+    return stated(causes.assign(text=causes.cause.map(statements)).dropna(subset="text"), "{text}", "loss")
 
 
-def part_claims(parts: pd.DataFrame, profile: Profile) -> list[Claim]:
+def part_claims(parts: pd.DataFrame) -> list[Claim]:
     """The part that loses most, component by component."""
-    claims = []
-    for bench in benches(profile):
-        for component, rows in where(parts, network=bench.setting.network, law=bench.law).groupby(
-            "component", sort=False
-        ):
-            worst = rows.loc[rows.loss.idxmax()]
-            statement = f"the {component} part in {worst.part} alone, the worst found, costs accuracy (points)"
-            point = place(bench.setting, "QAVAT", bench.pattern())
-            claims.append(Claim(statement, point, estimate(worst, "loss")))
-    return claims
+    worst = parts.loc[parts.groupby(["network", "law", "component"], sort=False).loss.idxmax()]
+    statement = "the {component} part in {part} alone, the worst found, costs accuracy (points)"
+    return stated(worst, statement, "loss")
 
 
 def break_even(nets: Mapping[str, nn.Module], data: Dataset, images: int = 64) -> pd.DataFrame:
@@ -268,6 +235,5 @@ def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
     """At e_B = −0.5, statistics of the batch lose less than running ones."""
     at = gains[np.isclose(gains.e_between, -0.5)].set_index("statistics").accuracy
     lost = exactly(at["of the batch (training)"] - at["running (evaluation)"])
-    return [
-        Claim("at e_B = −0.5 running statistics lose more than those of the batch (points)", point, lost, of="sweep")
-    ]
+    statement = "at e_B = −0.5 running statistics lose more than those of the batch (points)"
+    return [Claim(statement, point, lost, of="sweep")]
