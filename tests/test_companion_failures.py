@@ -89,6 +89,8 @@ def test_closed_streams_are_no_reason_to_fail(monkeypatch):
         monkeypatch.setattr(sys, name, None)
     assert module.main(["--list"]) == 0 and not sys.stderr.isatty()
     assert module.main(["--profile", "fast"]) == 2
+    for stream in (sys.stdout, sys.stderr):
+        stream.close()
 
 
 def test_the_summary_is_written_before_anything_is_printed(build, monkeypatch):

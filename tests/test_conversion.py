@@ -189,7 +189,8 @@ def test_folded_and_plain_evaluation_agree(name, bits):
 
 def test_a_report_says_why_a_layer_is_digital():
     net, x = alive("functional")
-    rows = {row.name: row for row in report(to_analog(net, None, x))}
+    with pytest.warns(UserWarning, match="18 % of the parameters"):
+        rows = {row.name: row for row in report(to_analog(net, None, x))}
     assert rows["fc"].place == "digital" and "does not depend on" in rows["fc"].why and rows["fc"].cells == 0
 
 

@@ -229,6 +229,7 @@ def other_processor(state, eps=0.5):
     return {name: t + eps * torch.randn_like(t) if t.is_floating_point() else t for name, t in state.items()}
 
 
+@pytest.mark.filterwarnings("ignore:the first layer's quantizer")  # of a network that was shaken
 def test_a_network_lost_and_trained_otherwise_brings_its_own_counts(tmp_path, monkeypatch):
     """Two networks never mix in one table: they did where another processor trained a lost checkpoint again."""
     settings, m = run_in(tmp_path), Measurement(QAVAT, Variation(0.5), 4)

@@ -76,12 +76,7 @@ TAKE_IMAGES = [
 @pytest.mark.parametrize("call", TAKE_IMAGES)
 def test_images_of_another_kind_are_named(images, call):
     loader = torch.utils.data.DataLoader([(images.normalized()[0], 0)])
-    others = {
-        "DataLoader": loader,
-        "Tensor": images.normalized(),
-        "Dataset": load("fashion-mnist"),
-        "NoneType": None,
-    }
+    others = {"DataLoader": loader, "Tensor": images.normalized(), "Dataset": load("fashion-mnist"), "NoneType": None}
     for name, wrong in others.items():
         with pytest.raises(ValueError, match=rf"images must be lib.Images, got {name}; take data.train or data.test"):
             call(flat(), wrong)

@@ -26,7 +26,9 @@ def test_two_runs_at_once_share_a_store(tmp_path):
     (tmp_path / "b" / "cache").symlink_to(tmp_path / "cache")
     (tmp_path / "cache").mkdir()
     runs = [start(tmp_path), start(tmp_path / "b")]
-    assert [run.wait() for run in runs] == [0, 0]
+    for run in runs:
+        run.communicate()
+    assert [run.returncode for run in runs] == [0, 0]
     first, second = ((folder / "table.csv").read_bytes() for folder in (tmp_path, tmp_path / "b"))
     wanted = [case.measurement for case in accuracy_vs_sigma.measurements(profile("smoke"), 0)]
     assert engine.missing(wanted, Settings.read(cache=tmp_path / "cache")).measurements == []

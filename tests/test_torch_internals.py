@@ -32,6 +32,7 @@ def test_hooks_are_seen(watch):
     assert not torch_internals.is_watched(layer)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
 def test_kinds_of_networks_are_told_apart():
     plain = nn.Linear(2, 2)
     assert not torch_internals.is_compiled(plain) and torch_internals.is_compiled(torch.compile(plain))

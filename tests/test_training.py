@@ -18,12 +18,7 @@ def net(images, bits=None):
     return to_analog(build("lenet5", 1, 3, 12), bits, images.normalized()[:32])
 
 
-METHODS = [
-    (None, Variation()),
-    ("A4W2", Variation()),
-    (None, Variation(0.3)),
-    ("A4W2", Variation.split(0.3, 0.5)),
-]
+METHODS = [(None, Variation()), ("A4W2", Variation()), (None, Variation(0.3)), ("A4W2", Variation.split(0.3, 0.5))]
 
 
 @pytest.mark.parametrize("bits,variation", METHODS)

@@ -57,10 +57,7 @@ PROTOCOLS = {
         "legacy",
     ),
     "ResNet-18": Protocol(
-        "resnet18",
-        "cifar100",
-        Recipe(epochs=241, lr=0.1, period=60, decay=0.2, augment=_CIFAR100, **_PLAIN),
-        "legacy",
+        "resnet18", "cifar100", Recipe(epochs=241, lr=0.1, period=60, decay=0.2, augment=_CIFAR100, **_PLAIN), "legacy"
     ),
 }
 

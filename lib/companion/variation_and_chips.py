@@ -91,10 +91,7 @@ def measured_components(variation: Variation, chips: Sequence[int], cells: int) 
 def component_claims(recovered: pd.DataFrame, variation: Variation) -> list[Claim]:
     """With the most chips, both components are within a tenth of the truth."""
     last, claims = recovered.iloc[-1], []
-    for name, found, true in (
-        ("W", last.sigma_within, variation.within),
-        ("B", last.sigma_between, variation.between),
-    ):
+    for name, found, true in (("W", last.sigma_within, variation.within), ("B", last.sigma_between, variation.between)):
         statement = f"σ_{name} is recovered within 10 % (share of the tolerance left)"
         left = exactly(1 - abs(found / true - 1) / 0.1)
         claims.append(Claim(statement, f"{last.n_chips:.0f} chips", left, of="draw"))

@@ -115,11 +115,7 @@ def conversion_claims(table: pd.DataFrame) -> list[Claim]:
 
 def fit_table(found: Fit, truth: Variation) -> pd.DataFrame:
     """parameter, fitted with interval, true: σ_W, σ_B and the common factor of readings and targets."""
-    values = {
-        "σ_W": (found.within, truth.within),
-        "σ_B": (found.between, truth.between),
-        "factor": (found.factor, 1.0),
-    }
+    values = {"σ_W": (found.within, truth.within), "σ_B": (found.between, truth.between), "factor": (found.factor, 1.0)}
     rows = ((name, e.value, e.low, e.high, true, e.n) for name, (e, true) in values.items())
     return pd.DataFrame(rows, columns=["parameter", "fitted", "low", "high", "true", "n"])
 
