@@ -4,8 +4,6 @@ Two phases.  Compute: the union of all studies through one engine with one progr
 notebooks, which find their results in the store; figures replace the last good ones only when their notebook succeeded.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import html

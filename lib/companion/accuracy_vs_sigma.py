@@ -1,7 +1,5 @@
 """Notebook 03: every method against σ within chips.  Gains are paired: the same chips for all methods."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pandas as pd

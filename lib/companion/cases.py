@@ -3,8 +3,6 @@
 Noisy methods are trained at the smallest listed σ at or above the tested one (in `quick` at one or two σ).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

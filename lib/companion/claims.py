@@ -1,7 +1,5 @@
 """Tidy tables: a row per case and chip in, a row per group out; and what the claims of several notebooks share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

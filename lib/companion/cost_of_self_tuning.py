@@ -1,7 +1,5 @@
 """Notebook 06: the error that n cells or m columns leave, what they cost, and when they are enough."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

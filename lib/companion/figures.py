@@ -1,7 +1,5 @@
 """One style for all figures: colours, panels, bars, bands, and what an alt text says of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -7,8 +7,6 @@
 Nothing that is written depends on the time: reruns of the same results give the same bytes.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

@@ -4,8 +4,6 @@ A repeated row holds the difference of means; the verdict was fixed before the f
 points, *differs* beyond, *not run* where nothing was trained.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Iterator

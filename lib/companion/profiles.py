@@ -5,8 +5,6 @@ split at σ = 0.5, among those listed in `bits`; `python -m benchmarks.choose_bi
 gives its numbers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -16,8 +16,6 @@ differs in:
 - chips, minibatches and initial weights from other random numbers.
 """
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass, replace
 

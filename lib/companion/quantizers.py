@@ -1,7 +1,5 @@
 """Notebook 01: levels, gradients, and what 1, 2 and 4 bits cost on an ideal chip."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -38,16 +36,6 @@ def level_table(layers: Mapping[str, nn.Module]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def level_claims(levels: pd.DataFrame) -> list[Claim]:
-    """W bits give at most 2^W levels."""
-    claims = []
-    for bits, rows in levels.groupby("bits"):
-        allowed = 2 ** int(bits[-1])
-        statement = f"{bits} uses at most {allowed} levels (levels to spare, + 1)"
-        claims.append(Claim(statement, "largest layer", exactly(allowed - len(rows) + 1), of="layer"))
-    return claims
-
-
 def gradient_table(quantizers: Mapping[str, nn.Module], x: Tensor) -> pd.DataFrame:
     """quantizer, x, q, dq_dx, dq_ds from autograd, point by point; dq_ds is NaN where the step is not learned."""
     frames = []
@@ -62,14 +50,6 @@ def gradient_table(quantizers: Mapping[str, nn.Module], x: Tensor) -> pd.DataFra
         columns = {"x": x, "q": q.detach(), "dq_dx": slope, "dq_ds": by_step}
         frames.append(pd.DataFrame({"quantizer": name, **{k: v.numpy() for k, v in columns.items()}}))
     return pd.concat(frames, ignore_index=True)
-
-
-def gradient_claims(curves: pd.DataFrame) -> list[Claim]:
-    """The learned step passes the gradient exactly where |x| < n·s = 1."""
-    rows = curves[curves.quantizer.str.startswith("learned")]
-    agree = float(((rows.dq_dx == 1) == (rows.x.abs() < 1)).mean() * 100)
-    statement = "autograd passes the gradient just where |x| < n·s (% of points)"
-    return [Claim(statement, "learned step, n·s = 1", exactly(agree), 99.9, of="sweep")]
 
 
 def activation_views(image: Tensor, widths: Sequence[int]) -> dict[str, Tensor]:

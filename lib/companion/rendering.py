@@ -3,8 +3,6 @@
 A notebook writes its figures to a stage; they replace the last good ones only when it has succeeded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json

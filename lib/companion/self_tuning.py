@@ -4,8 +4,6 @@ Loss (i): against the same network on an ideal chip.  Loss (ii): against QAT on 
 Recovery: (tuned − untuned)/(oracle − untuned), a ratio of means over the same chips.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -1,7 +1,5 @@
 """Notebook 00: a network meets its chip."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which notebook measures what."""
 
-from __future__ import annotations
-
 from ..trials import Measurement
 from . import (
     accuracy_vs_sigma,

@@ -1,7 +1,5 @@
 """Notebook 02: two laws, two components, the shape of cells, and the size of σ in a device."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -54,13 +52,6 @@ def deviated(weight: Tensor, variations: Mapping[str, Variation], chip: Chip, la
     return pd.concat(frames, ignore_index=True)
 
 
-def deviated_claims(cells: pd.DataFrame) -> list[Claim]:
-    """Under the proportional law a weight of zero stays zero; under the layer-fixed law it does not."""
-    statement = "the law moves cells that hold zero (standard deviation of their deviated weight)"
-    zero = cells[cells.weight == 0].groupby("name").deviated.std()
-    return [Claim(statement, name, exactly(value), of="chip") for name, value in zero.items()]
-
-
 def cell_maps(chips: Sequence[int], variation: Variation, layer: str, shape: tuple[int, int]) -> dict[int, np.ndarray]:
     """chip → e of a layer, cell by cell."""
     like = torch.empty(shape)
@@ -71,13 +62,6 @@ def map_table(maps: Mapping[int, np.ndarray]) -> pd.DataFrame:
     """chip, mean and standard deviation of e over the cells drawn."""
     rows = ((i, float(e.mean()), float(e.std(ddof=1)), e.size) for i, e in maps.items())
     return pd.DataFrame(rows, columns=["chip", "mean", "std", "cells"])
-
-
-def map_claims(numbers: pd.DataFrame, variation: Variation) -> list[Claim]:
-    """The grain of every chip is σ_W; only the tint differs."""
-    worst = float((numbers["std"] / variation.within - 1).abs().max())
-    statement = "every chip's grain is within 10 % of σ_W (points to spare)"
-    return [Claim(statement, f"{len(numbers)} chips", exactly(10 - 100 * worst), of="draw")]
 
 
 def measured_components(variation: Variation, chips: Sequence[int], cells: int) -> pd.DataFrame:

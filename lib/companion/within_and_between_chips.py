@@ -3,8 +3,6 @@
 A *sweep* gives every chip a slice of the images (means only); a *full* measurement gives it all of them.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 The way itself, from network to chips, is in the notebook's cells.
 """
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass
 from pathlib import Path

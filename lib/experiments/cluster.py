@@ -4,8 +4,6 @@ Locally --jobs processes, 0 for none beside this one.  Elsewhere --scheduler tcp
 installed project, have one thread each and need no shared disk.
 """
 
-from __future__ import annotations
-
 import copyreg
 import functools
 import logging

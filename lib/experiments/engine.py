@@ -4,8 +4,6 @@ Every segment (a training epoch, a few seconds of chips) is a Dask task that tak
 interrupt or a lost worker costs a segment; the client submits what has become possible and stores what comes back.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace

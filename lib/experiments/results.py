@@ -1,7 +1,5 @@
 """Results that stand on the store: trained networks, tables of them, and `fit` and `evaluate` with a memory."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Hashable, Mapping
 

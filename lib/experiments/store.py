@@ -7,8 +7,6 @@ own.  Every file carries the SHA-256 of its content in its name and appears by o
 nothing, a damaged one is noticed, and several runs may share a store.  Nothing is unpickled.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

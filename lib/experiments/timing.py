@@ -3,8 +3,6 @@
 No dataset is read for it: a run is estimated before anything has been downloaded.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from functools import lru_cache

@@ -4,8 +4,6 @@ So a table does not depend on how many workers there are, nor on which of them w
 again from what the client sent.  Workers write nothing; the client alone writes the store.
 """
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
