@@ -142,14 +142,8 @@ def column_positions(
         for name, (x, _) in traffic(net, batch).items():
             reads = columns.reads(layers[name], x)
             low = 1 + columns.deviation(layers[name], name, chip, variation)(x) < Gain.floor
-            rows.append(
-                {
-                    "layer": name,
-                    "positions": reads.numel(),
-                    "uncorrected": int((~reads).sum()),
-                    "floored": int(low.sum()),
-                }
-            )
+            counts = {"positions": reads.numel(), "uncorrected": int((~reads).sum()), "floored": int(low.sum())}
+            rows.append({"layer": name} | counts)
     return rows
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import InputError, one_of
+from .checks import InputError, has, one_of
 from .torch_internals import BatchNorm, border, convolved
 from .variation import Chip, Variation, require_variation
 
@@ -207,11 +207,28 @@ def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | 
     try:
         for name, layer in layers.items():
             layer.deviate, layer.correct = variation.deviate(chip, name, layer.weight), None
-        with tuner(net, chip, variation) if tuner else nullcontext():
+        context = tuner(net, chip, variation) if tuner else nullcontext()
+        has("what a tuner returns", context, ("__enter__", "__exit__"), "a function under contextlib.contextmanager")
+        with context:
             yield net
     finally:
         for layer, deviate, correct in before:
             layer.deviate, layer.correct = deviate, correct
+
+
+@contextmanager
+def watched(layers: Iterable[nn.Module], note: Callable[[nn.Module, Tensor], None]) -> Iterator[None]:
+    """note(layer, x) for every input x of every layer, before it computes."""
+
+    def pre(layer: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        note(layer, (args[0] if args else named["input"]).detach())
+
+    hooks = [layer.register_forward_pre_hook(pre, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)

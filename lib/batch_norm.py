@@ -131,9 +131,8 @@ class Layout:
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(dtype_of(self.net))
         if self.format is None:
-            self.format = (
-                layout(self.net, x) if wide(self.net) and not thin_stride(self.net) else torch.contiguous_format
-            )
+            pays = wide(self.net) and not thin_stride(self.net)
+            self.format = layout(self.net, x) if pays else torch.contiguous_format
         return channels_last(x) if self.format is torch.channels_last else x
 
 

@@ -62,6 +62,13 @@ def frozen_dataclass(what: str, thing, example: str) -> None:
         raise InputError(f"{what} must be a frozen dataclass, such as {example}, got {thing!r:.80}")
 
 
+def has(what: str, thing, names: Iterable[str], example: str) -> None:
+    """InputError unless `thing` has attributes of these names: found here rather than in the middle of a run."""
+    for name in names:
+        if not hasattr(thing, name):
+            raise InputError(f"{what} needs {name!r}, {type(thing).__name__} has none; {example} has all that it takes")
+
+
 def _range(low: float, high: float) -> str:
     if low > -math.inf and high < math.inf:
         return f" from {low} to {high}"

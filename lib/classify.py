@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .analog import Crossbar, crossbars, dtype_of, evaluating, require_one_input, run
+from .analog import crossbars, dtype_of, evaluating, require_one_input, run, watched
 from .checks import InputError
 from .data import Images
 from .quantizers import LearnedStep, activation_step
 
-STEP_RATIO, NEGATIVE_POWER = (
-    3.0,
-    0.1,
-)  # how far the first step may lie from that of these images, and what an unsigned one may clip
+STEP_RATIO = 3.0  # how far the first step may lie from that of these images
+NEGATIVE_POWER = 0.1  # what an unsigned one may clip
 
 
 def require_images(images) -> None:
@@ -65,21 +64,16 @@ def look_over(net: nn.Module, images: Images, n: int = 32) -> None:
     require_one_input(net)
     few = images.take(slice(None, None, -(-len(images) // n)))  # spread: folders come class by class
     layers = dict(crossbars(net))
-    called: set[Crossbar] = set()
+    called = set[nn.Module]()
     doubts: list[str | None] = []
 
-    def note(layer: Crossbar, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+    def note(layer: Any, x: Tensor) -> None:
         if not called:
-            doubts.append(_misfit(layer.quantize_input, (args[0] if args else named["input"]).detach()))
+            doubts.append(_misfit(layer.quantize_input, x))
         called.add(layer)
 
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers.values()]
-    try:
-        with evaluating(net), torch.random.fork_rng([]):
-            require_labels(net, logits(net, inputs(net, few)), images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watched(layers.values(), note), evaluating(net), torch.random.fork_rng([]):
+        require_labels(net, logits(net, inputs(net, few)), images)
     if unread := [name or "(network)" for name, layer in layers.items() if layer not in called]:
         warnings.warn(
             f"cells of {', '.join(unread)} change nothing: the network reads their weights past the layers, or not at "

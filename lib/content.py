@@ -29,13 +29,8 @@ from .checks import InputError
 from .sources import MEASURING_SOURCES, SOURCES, source_digest
 
 PLAIN = (bool, int, float, str, bytes, complex, type(None), type(Ellipsis), type(NotImplemented))
-BUILT_IN: tuple[type, ...] = (
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.WrapperDescriptorType,
-    np.ufunc,
-)
-BUILT_IN += (types.ClassMethodDescriptorType, types.MethodWrapperType)
+BUILT_IN: tuple[type, ...] = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+BUILT_IN += (types.ClassMethodDescriptorType, types.MethodWrapperType, np.ufunc)
 BUILT_IN += (torch.dtype, torch.device, torch.layout, torch.memory_format)
 # files of methods that Python makes
 MACHINERY = ("<string>", dataclasses.__file__, enum.__file__, collections.__file__)

@@ -54,6 +54,11 @@ class Control:
     """What all controls share: no extra cells, nothing done at inference.  A new one is a frozen dataclass as `Tuning`
     says."""
 
+    @property
+    def chip_images(self) -> int:
+        """Images (or probe inputs) that each chip is run on before use."""
+        return self.images  # type: ignore[attr-defined]  # where a control has none, it says 0
+
     def cells(self, net: nn.Module) -> int:
         """Extra cells on the chip."""
         return 0
@@ -96,7 +101,7 @@ class StaticFold(Control):
         @contextmanager
         def tuner(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
             refuse_other_law(Offset(), variation)
-            e = self.estimator.estimate(chip, variation)
+            e = self.estimator.read(chip, variation)
             for name, layer in crossbars(net):
                 if variation.varies(name) and name in shifts:
                     layer.correct = lambda y, x, shift=e * shifts[name]: y - shift
@@ -121,14 +126,9 @@ class OutputGain(Control):
     def label(self) -> str:
         return f"output gain, {self.images} probes"
 
-    @property
-    def chip_images(self) -> int:
-        return self.images
-
     def bind(self, net: nn.Module, train: Images) -> Tuner:
-        probes = {
-            name: (x, y.abs().mean()) for name, (x, y) in traffic(net, train.balanced(self.images).normalized()).items()
-        }
+        seen = traffic(net, train.balanced(self.images).normalized())
+        probes = {name: (x, y.abs().mean()) for name, (x, y) in seen.items()}
 
         @contextmanager
         def tuner(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
@@ -136,9 +136,8 @@ class OutputGain(Control):
                 if variation.varies(name) and name in probes:
                     x, expected = probes[name]
                     found = layer.op(x, layer.cells()).abs().mean()
-                    gain = torch.where(
-                        (found > 0) & (expected > 0), expected / found, 1.0
-                    )  # silent probes tell nothing
+                    # silent probes tell nothing
+                    gain = torch.where((found > 0) & (expected > 0), expected / found, 1.0)
                     layer.correct = lambda y, x, gain=gain: y * gain
             yield net
 
@@ -163,10 +162,6 @@ class PerChipBatchNorm(Control):
     @property
     def label(self) -> str:
         return f"BN on the chip, {self.images} images"
-
-    @property
-    def chip_images(self) -> int:
-        return self.images
 
     def bind(self, net: nn.Module, train: Images) -> Tuner:
         _statistics(net)

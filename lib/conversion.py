@@ -11,7 +11,7 @@ from dataclasses import is_dataclass
 import torch
 from torch import Tensor, nn
 
-from .analog import ANALOG, Crossbar, crossbars, dtype_of, evaluating, require_one_input, run
+from .analog import ANALOG, Crossbar, crossbars, dtype_of, evaluating, require_one_input, run, watched
 from .checks import InputError, one_of
 from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, thinned, weight_quantizer
 from .torch_internals import has_own_weight, is_compiled, is_uninitialized, without_fast_path
@@ -95,17 +95,12 @@ def _observe(
     # some values (the largest, for legacy), whether any is negative, features
     calls: dict[nn.Module, list[tuple[Tensor, bool, int]]] = {}
 
-    def look(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        x = (args[0] if args else named["input"]).detach()
+    def look(module: nn.Module, x: Tensor) -> None:
         values = x.abs().max().view(1) if legacy else thinned(x)
         calls.setdefault(module, []).append((values, bool((x < 0).any()), x[0].numel()))
 
-    hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
-    try:
+    with watched(layers, look):
         _output(net, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
     made = {}
     for module, seen in calls.items():
         values, signs, counts = zip(*seen)
@@ -141,16 +136,12 @@ def _output(net: nn.Module, x: Tensor) -> list[Tensor]:
         return _tensors(run(net, x))
 
 
-def _reached(net: nn.Module, x: Tensor) -> set[Crossbar]:
+def _reached(net: nn.Module, x: Tensor) -> set[nn.Module]:
     """The crossbars called in evaluation mode whose output the gradient of the network's output reaches."""
-    called, outputs = set(), {}
+    called, outputs = set[nn.Module](), {}
     layers = [layer for _, layer in crossbars(net)]
-    hooks = [layer.register_forward_hook(lambda layer, args, y: called.add(layer)) for layer in layers]
-    try:
+    with watched(layers, lambda layer, x: called.add(layer)):
         _output(net, x)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
     def keep(layer: Crossbar, args: tuple, y: Tensor) -> Tensor:
         outputs[layer] = y if y.requires_grad else y.detach().requires_grad_()
@@ -183,13 +174,8 @@ def _matters(net: nn.Module, layer: Crossbar, x: Tensor) -> bool:
 
 def _wave(like: Tensor) -> Tensor:
     """Numbers between −1 and 1 in no regular order."""
-    return (
-        torch.arange(like.numel(), device=like.device, dtype=torch.float32)
-        .mul(2.4)
-        .cos()
-        .view(like.shape)
-        .to(like.dtype)
-    )
+    wave = torch.arange(like.numel(), device=like.device, dtype=torch.float32).mul(2.4).cos()
+    return wave.view(like.shape).to(like.dtype)
 
 
 def _tensors(output) -> list[Tensor]:

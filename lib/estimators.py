@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .analog import Crossbar, crossbars
-from .checks import integer, real
+from .checks import InputError, integer, real
 from .variation import Chip, Variation
 
 Reading = Callable[[Tensor], Tensor]  # q_a(x) ↦ a number, or one a sample, group and position
@@ -71,23 +71,27 @@ class ReadOnce:
     readings = 0
 
     def estimate(self, chip: Chip, variation: Variation) -> float:
-        raise NotImplementedError
+        raise InputError(f"{type(self).__name__} needs estimate(chip, variation), its ê of e_B; see ReferenceCells")
+
+    def read(self, chip: Chip, variation: Variation) -> float:
+        """ê, a finite number."""
+        return real(f"ê of {self.label}", self.estimate(chip, variation))
 
     def variance(self, layer: Crossbar, x: Tensor, within: float) -> float:
         """E(ê − e_B)²."""
         raise NotImplementedError
 
     def deviation(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
-        e = torch.tensor(self.estimate(chip, variation))
+        e = torch.tensor(self.read(chip, variation))
         return lambda x: e
 
     def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
-        e = self.estimate(chip, variation)
+        e = self.read(chip, variation)
         return lambda x: e * layer.input_sum(x)
 
     def column(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Tensor:
         """The deviation of cells whose product with x is the charge: ê in each."""
-        return torch.tensor(self.estimate(chip, variation), dtype=torch.float64)
+        return torch.tensor(self.read(chip, variation), dtype=torch.float64)
 
     def charge_variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
         """Var(ê·S) = Var(ê − e_B)·S²."""

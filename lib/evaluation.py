@@ -79,7 +79,7 @@ def evaluate(
     varying(net, variation)
     integer("batch_size", batch_size, 1)
     if tuning is not None and (not callable(tuning) or isinstance(tuning, type)):
-        fix = "SelfTuning(…) around an estimator" if hasattr(tuning, "estimate") else "its bind(net, data.train)"
+        fix = "SelfTuning(…) around an estimator" if hasattr(tuning, "deviation") else "its bind(net, data.train)"
         raise InputError(f"tuning must be a tuner that a chip can enter, got {tuning!r:.80}; give {fix}")
     seen = len(images) if images_per_chip is None else integer("images_per_chip", images_per_chip, 1, len(images))
     one_of("precision", precision, (None, *PRECISIONS))
@@ -98,7 +98,7 @@ def evaluate(
         for chip in (Chip.of(purpose, index) for index in indices):
             batches = whole or read(images.take(_slice(chip, len(images), seen)))
             with programmed(net, chip, variation, tuning), folded(net, dtype, quick):
-                correct.append(sum(int((net(x).argmax(1) == labels).sum()) for x, labels in batches))
+                correct.append(sum(_right(net, x, labels, chip) for x, labels in batches))
             if progress:
                 progress(seen)
     n = len(indices)
@@ -163,12 +163,17 @@ def accuracy(net: nn.Module, images: Images, batch_size: int = 250) -> float:
     integer("batch_size", batch_size, 1)
     look_over(net, images)
     with evaluating(net):
-        right = sum(int((_predict(net, part) == part.labels).sum()) for part in _parts(images, batch_size))
+        right = sum(_right(net, inputs(net, part), part.labels) for part in _parts(images, batch_size))
     return 100 * right / len(images)
 
 
-def _predict(net: nn.Module, images: Images) -> Tensor:
-    return logits(net, inputs(net, images)).argmax(1)
+def _right(net: nn.Module, x: Tensor, labels: Tensor, chip: Chip | None = None) -> int:
+    """How many of a batch are right; InputError for logits that are not finite, which would all count as class 0."""
+    y = logits(net, x)
+    if not torch.isfinite(y).all():
+        where = f" on {chip}" if chip else ""
+        raise InputError(f"{type(net).__name__} returns logits that are not finite{where}; look at its law and tuning")
+    return int((y.argmax(1) == labels).sum())
 
 
 def _parts(images: Images, size: int) -> list[Images]:

@@ -140,12 +140,8 @@ class _Model:
         keep = (cells.target != 0) | (law == "layer-fixed")
         chips, self.chip, self.n = np.unique(cells.chips[keep], return_inverse=True, return_counts=True)
         informative = Cells(self.chip, cells.target[keep], cells.measured[keep])
-        self.law, self.target, self.measured, self.scale = (
-            law,
-            informative.target,
-            informative.measured,
-            informative.scale(law),
-        )
+        self.law, self.target, self.measured = law, informative.target, informative.measured
+        self.scale = informative.scale(law)
         x = self.centred(informative.target)
         self.has_slope = law == "layer-fixed" and np.abs(x).max() > EXACT * np.abs(informative.target).max()
         self.x = x * self.has_slope
@@ -168,10 +164,8 @@ class _Model:
     def ratio(self) -> Estimate:
         """g from chip means of measured/target; from cells, if there is one chip."""
         informative = self.target != 0
-        a, chip = (
-            self.measured[informative] / self.target[informative],
-            np.unique(self.chip[informative], return_inverse=True)[1],
-        )
+        a = self.measured[informative] / self.target[informative]
+        chip = np.unique(self.chip[informative], return_inverse=True)[1]
         means = np.bincount(chip, a) / np.bincount(chip)
         return mean(means if len(means) > 1 else a)
 

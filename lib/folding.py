@@ -16,7 +16,7 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,15 +133,19 @@ def idle_relus(net: nn.Module, x: Tensor) -> list[nn.ReLU]:
 
 
 @contextmanager
-def without(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """The modules named pass on what they are given."""
+def _replaced(forwards: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     try:
-        for module in modules:
-            module.forward = _same
+        for module, forward in forwards.items():
+            module.forward = forward
         yield
     finally:
-        for module in modules:
+        for module in forwards:
             module.__dict__.pop("forward", None)
+
+
+def without(modules: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    """The modules named pass on what they are given."""
+    return _replaced(dict.fromkeys(modules, _same))
 
 
 def _calls(net: nn.Module) -> tuple[list[fx.Node], Callable[[fx.Node], nn.Module | None]]:
@@ -193,11 +197,8 @@ def _plain(m: nn.Module) -> bool:
 
 
 def _containers(net: nn.Module) -> Iterator[nn.Module]:
-    return (
-        m
-        for m in net.modules()
-        if not isinstance(m, Crossbar) and any(isinstance(inner, Crossbar) for inner in m.modules())
-    )
+    beside = (m for m in net.modules() if not isinstance(m, Crossbar))
+    return (m for m in beside if any(isinstance(inner, Crossbar) for inner in m.modules()))
 
 
 class _Tracer(fx.Tracer):
@@ -225,13 +226,8 @@ def folded(net: nn.Module, dtype: torch.dtype | None = None, plan: Plan = Plan()
         forwards |= dict.fromkeys(chain.relus, _same)
         if chain.norm is not None:
             forwards[chain.norm] = _same
-    try:
-        for module, forward in forwards.items():
-            module.forward = forward
+    with _replaced(forwards):
         yield net
-    finally:
-        for module in forwards:
-            module.__dict__.pop("forward", None)
 
 
 def _foldable(layer: Crossbar) -> bool:

@@ -122,9 +122,7 @@ class _LSQ(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, step, lo, hi, grad_scale):
-        scale = (
-            step.abs()
-        )  # within, for the sake of small layers: an operation of its own costs them more than its numbers
+        scale = step.abs()  # within: an operation of its own would cost small layers more than its numbers
         v = x / scale
         q = v.clamp(lo, hi).round_().mul_(scale)
         ctx.save_for_backward(v, q, step, scale)

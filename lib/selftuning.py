@@ -17,7 +17,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from .analog import Correct, Crossbar, Tuner, crossbars
-from .checks import InputError, frozen_dataclass, real
+from .checks import InputError, frozen_dataclass, has, real
 from .data import Images
 from .estimators import Estimator, ReadOnce
 from .variation import Chip, Variation
@@ -109,11 +109,9 @@ def correction_for(law: str) -> Correction:
 def refuse_other_law(correction: Correction, variation: Variation) -> None:
     """InputError where a correction meets a law that it was not made for."""
     if correction.law != variation.law:
-        right = f"{type(correction_for(variation.law)).__name__}()"
-        raise InputError(
-            f"{type(correction).__name__} corrects the {correction.law} law, this variation is {variation.law}; "
-            f"use {right}"
-        )
+        right = f"{CORRECTIONS[variation.law].__name__}()" if variation.law in CORRECTIONS else "one made for that law"
+        found = f"{type(correction).__name__} corrects the {correction.law} law"
+        raise InputError(f"{found}, this variation is {variation.law}; use {right}")
 
 
 class Tuning(Protocol):
@@ -147,8 +145,11 @@ class SelfTuning:
 
     def __post_init__(self):
         frozen_dataclass("an estimator", self.estimator, "ReferenceCells(256)")
+        parts = ("label", "readings", "deviation", "charge", "column", "reads", "cells")
+        has("an estimator", self.estimator, parts, "ReadOnce with a label and estimate(chip, variation)")
         if self.correction is not None:
             frozen_dataclass("a correction", self.correction, "Gain()")
+            has("a correction", self.correction, ("law", "slot"), "Gain")
 
     @property
     def label(self) -> str:

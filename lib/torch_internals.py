@@ -18,9 +18,9 @@ def convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) 
     return layer._conv_forward(x, weight, bias)
 
 
-def border(layer: nn.Conv2d) -> list[int]:
+def border(layer: nn.Conv2d) -> tuple[int, ...]:
     """The padding of a convolution as F.pad takes it."""
-    return layer._reversed_padding_repeated_twice
+    return tuple(layer._reversed_padding_repeated_twice)
 
 
 def clamp_gradient(grad: Tensor, v: Tensor, low: float, high: float) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from .checks import InputError, frozen_dataclass, integer, one_of
+from .checks import InputError, frozen_dataclass, has, integer, one_of
 from .conversion import converted
 from .data import Dataset, public_name
 from .identity import described
@@ -107,6 +107,7 @@ class Measurement:
                 integer(name, getattr(self, name), 1)
         if self.tuning is not None:
             frozen_dataclass("a tuning", self.tuning, "SelfTuning(ReferenceCells(256))")
+            has("a tuning", self.tuning, ("label", "chip_images", "cells", "bind"), "SelfTuning around an estimator")
 
     def config(self) -> dict:
         seen = {"images": self.images, "images_per_chip": self.images_per_chip, "purpose": self.purpose}

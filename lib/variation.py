@@ -162,9 +162,8 @@ class Variation:
     cells: str = "normal"
     layers: tuple[str, ...] | None = None
     large: bool = False
-    uses: tuple[Law, CellDistribution] = field(
-        init=False, repr=False
-    )  # what its names stand for, as they were registered then
+    # what its names stand for, as they were registered then
+    uses: tuple[Law, CellDistribution] = field(init=False, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "within", _sigma("σ_within", self.within, self.large))

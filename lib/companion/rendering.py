@@ -119,6 +119,8 @@ def _start(path: Path, chosen: Profile, staged: Path, settings: Settings) -> sub
     One thread a kernel, however many run at once: the last digits of a sum depend on it."""
     environment = os.environ | settings.but(figures=staged).environment()
     environment |= {"JUPYTER_PREFER_ENV_PATH": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    # the kernel's code is this process's, whatever is installed
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, str(WATCHED_PAPERMILL), str(path), str(staged.parent / path.name)]
     # --no-request-…: it would write the whole notebook twice a cell
     command += ["--no-progress-bar", "--kernel", "python3", "--no-request-save-on-cell-execute"]

@@ -121,5 +121,7 @@ def measured(
         images = split(source, m.purpose, m.images).to(device)
         net = network(m.trial, source, checkpoint).to(device)
         tuning = m.tuning and m.tuning.bind(net, source.load().train.to(device))
+        if m.tuning and tuning is None:
+            raise InputError(f"{type(m.tuning).__name__}.bind returned nothing; it must return the tuner of its chips")
         slices = {"images_per_chip": m.images_per_chip, "purpose": m.purpose, "precision": precision}
         return evaluate(net, images, m.variation, chips, tuning=tuning, **slices)
