@@ -5,12 +5,23 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ..networks import NAMES
-from ..statistics import Claim, bootstrap_mean, chip_yield, paired_difference, quantile
+from ..statistics import Claim, bootstrap_mean, chip_yield, quantile
 from ..trials import QUANTIZED, Measurement
 from ..variation import Variation
 from . import cases
 from .cases import Case
-from .claims import ALTERNATIVES, YIELD_MARGIN, accuracies, apart, columns, exactly, good_chips, groups, where
+from .claims import (
+    ALTERNATIVES,
+    YIELD_MARGIN,
+    accuracies,
+    apart,
+    columns,
+    difference,
+    exactly,
+    good_chips,
+    groups,
+    where,
+)
 from .profiles import Profile, Setting
 
 
@@ -46,7 +57,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row per network, bits, method and σ: mean with interval, 5% quantile with interval, yield with interval."""
     rows = []
     for names, part in groups(table, ["network", "bits", "method", "trained_sigma", "sigma"]):
-        values, whole = part.accuracy, accuracies(table, network=names["network"], method="float")[0]
+        values, whole = part.accuracy, accuracies(table, network=names["network"], method="float").item()
         found = (bootstrap_mean(values), quantile(values), chip_yield(values, whole - YIELD_MARGIN))
         if not names["sigma"]:  # without variation all chips are one: nothing for an interval over chips to say
             found = tuple(exactly(e.value) for e in found)
@@ -72,7 +83,7 @@ def gains(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
         for other in ALTERNATIVES:
             for sigma in profile.sigmas:
                 ours, theirs = (accuracies(table, **at, method=m, sigma=sigma) for m in ("QAVAT", other))
-                gain = paired_difference(ours, theirs) if sigma else exactly(ours[0] - theirs[0])
+                gain = difference(ours, theirs) if sigma else exactly(ours.item() - theirs.item())
                 row = at | {"against": other, "sigma": sigma, "n_chips": len(ours)}
                 rows.append(row | columns("gain", gain))
     return pd.DataFrame(rows)
@@ -93,7 +104,7 @@ def accuracy_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
             expected = profile.claims_expected and bits == setting.claim_bits
             point = f"{NAMES[setting.network]} {bits}, σ {profile.claim_sigma:g}, same chips"
             for other in ALTERNATIVES:
-                gain = paired_difference(values["QAVAT"], values[other])
+                gain = difference(values["QAVAT"], values[other])
                 claims.append(Claim(f"QAVAT is more accurate than {other} (points)", point, gain, expected=expected))
     return claims
 
@@ -115,7 +126,7 @@ def yield_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     claims = []
     for setting in profile.settings:
         at = {"network": setting.network, "bits": setting.claim_bits, "sigma": profile.claim_sigma, "method": "QAVAT"}
-        good = good_chips(where(table, **at), accuracies(table, network=setting.network, method="float")[0])
+        good = good_chips(where(table, **at), accuracies(table, network=setting.network, method="float").item())
         point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {profile.claim_sigma:g}"
         claims.append(Claim("QAVAT yields more than 50 % good chips (%)", point, good, 50.0))
     return claims

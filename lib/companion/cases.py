@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..checks import InputError
 from ..controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
-from ..estimators import ReferenceCells, ReferenceColumns
+from ..estimators import ReadOnce, ReferenceCells, ReferenceColumns
 from ..evaluation import Counts
 from ..networks import NAMES
 from ..selftuning import SelfTuning
@@ -31,16 +31,16 @@ class Case:
 
 
 def tidy(cases: Sequence[Case], found: Mapping[Measurement, Counts]) -> pd.DataFrame:
-    """A row per case and chip: the case's names, chip, images, correct, accuracy (%).
+    """A row per case and chip: the case's names, chip, images, correct, accuracy (%); equal cases once.
 
     Raises InputError where two measurements have the same names: their chips would be taken for each other's."""
-    named: dict[tuple, Measurement] = {}
+    named: dict[tuple, Case] = {}
     for case in cases:
         names = tuple(case.names.items())
-        if named.setdefault(names, case.measurement) != case.measurement:
+        if named.setdefault(names, case).measurement != case.measurement:
             shown = ", ".join(f"{name}={value!r}" for name, value in names)
             raise InputError(f"2 results share the names {shown}; give the tunings labels that differ")
-    frames = [found[case.measurement].to_frame().assign(**case.names) for case in cases]
+    frames = [found[case.measurement].to_frame().assign(**case.names) for case in named.values()]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -162,7 +162,7 @@ def controls(bench: Bench, method: str) -> list:
     """What a chip of notebook 05 may try in the place of self-tuning."""
     batch, variation = bench.setting.recipe.batch_size, bench.pattern()
     tried: list = [OutputGain()]
-    if bench.law == "layer-fixed":
+    if bench.law == "layer-fixed" and isinstance(bench.tuning.estimator, ReadOnce):  # what reads on cannot fold
         tried.append(StaticFold(bench.tuning.estimator))
     tried += [PerChipBatchNorm(8 * batch, batch), PerChipBatchNorm(batch, batch)]
     if method == "QAT":

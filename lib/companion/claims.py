@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from ..checks import InputError
 from ..statistics import Claim, Estimate, chip_yield, paired_difference
 
 YIELD_MARGIN = 5.0  # points below float accuracy that a good chip may lose
@@ -58,14 +59,28 @@ def where(table: pd.DataFrame, **names) -> pd.DataFrame:
     return table
 
 
-def accuracies(table: pd.DataFrame, **names) -> np.ndarray:
-    """Accuracy (%) of every chip with these names, in the order of chips; empty where none was measured."""
-    return where(table, **names).accuracy.to_numpy()
+def accuracies(table: pd.DataFrame, **names) -> pd.Series:
+    """Accuracy (%) by chip, in the order of chips, of the rows with these names; empty where none was measured."""
+    return where(table, **names).set_index("chip").accuracy.sort_index()
+
+
+def aligned(*values: pd.Series) -> list[np.ndarray]:
+    """Values by chip as arrays.  InputError unless all are of the same chips, each once."""
+    first = values[0].index
+    if first.has_duplicates or any(not v.index.equals(first) for v in values):
+        counts = " and ".join(str(v.index.nunique()) for v in values)
+        raise InputError(f"what is compared needs the same chips, each once; got tables of {counts} different chips")
+    return [v.to_numpy() for v in values]
+
+
+def difference(above: pd.Series, below: pd.Series) -> Estimate:
+    """Mean of above − below, chip by chip (points)."""
+    return paired_difference(*aligned(above, below))
 
 
 def paired(table: pd.DataFrame, column: str, above, below) -> Estimate:
     """Accuracy of the rows named `above` minus that of those named `below` in a column, chip by chip (points)."""
-    return paired_difference(*(accuracies(table, **{column: name}) for name in (above, below)))
+    return difference(*(accuracies(table, **{column: name}) for name in (above, below)))
 
 
 def good_chips(rows: pd.DataFrame, whole: float) -> Estimate:

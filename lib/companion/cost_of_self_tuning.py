@@ -12,10 +12,10 @@ from ..controls import traffic
 from ..data import Dataset
 from ..estimators import Oracle, ReferenceCells, ReferenceColumns
 from ..selftuning import SelfTuning
-from ..statistics import Claim, bootstrap_mean, paired_difference, recovery
+from ..statistics import Claim, bootstrap_mean, recovery
 from ..variation import Chip
 from .cases import COLUMNS, Case, benches, controls
-from .claims import accuracies, estimate, exactly, groups, paired, scaled, summary, where
+from .claims import accuracies, aligned, difference, estimate, exactly, groups, paired, scaled, summary, where
 from .profiles import Profile
 
 READ_NOISES, READ_STEPS = (0.01, 0.03, 0.1), (0.05, 0.2, 0.5)  # of the reading, in units of e
@@ -26,7 +26,7 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
     """QAVAT tuned by n cells, by m columns, and by readings with noise or few levels."""
     found = []
     for bench in benches(profile, seed):
-        v, n = bench.pattern(), bench.tuning.estimator.n
+        v, n = bench.pattern(), dict(profile.cells)[bench.law]
 
         def case(estimator, **names) -> Case:
             return bench.sweep("QAVAT", v, estimator and SelfTuning(estimator), **names)  # noqa: B023  # used here
@@ -56,14 +56,14 @@ def size_table(
         price = cost(SelfTuning(estimator), nets[network, law], batches[network], law)
         tuned = where(table, of="tuned", network=network, law=law)
         untuned, oracle = (accuracies(tuned, tuning=label) for label in ("none", "oracle"))
-        values = rows.accuracy.to_numpy()
+        values = accuracies(rows)
         return {
             "cells": price.cells,
             "cell_share": price.cell_share,
             "operation_share": price.operation_share,
             "mean": bootstrap_mean(values),
-            "below_oracle": paired_difference(oracle, values),
-            "recovery": recovery(values, untuned, oracle),
+            "below_oracle": difference(oracle, values),
+            "recovery": recovery(*aligned(values, untuned, oracle)),
         }
 
     return summary(where(table, of="size"), [*BY, "kind", "size"], statistics).astype({"size": int})
@@ -100,7 +100,7 @@ def reading_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     def statistics(rows: pd.DataFrame) -> dict:
         network, law = rows[BY].iloc[0]
         best = accuracies(table, of="tuned", network=network, law=law, tuning=exact[law])
-        return {"mean": bootstrap_mean(rows.accuracy), "lost": paired_difference(best, rows.accuracy)}
+        return {"mean": bootstrap_mean(rows.accuracy), "lost": difference(best, accuracies(rows))}
 
     return summary(where(table, of="reading"), [*BY, "error", "size", "deviation"], statistics)
 

@@ -43,13 +43,15 @@ class Notebook:
         # a claim is expected of the profile as it stands
         self.profile = replace(found, **{"claims_expected": found.claims_expected and not changes} | changes)
         self.memory = results.Memory(self.settings)
-        self.keys: list[str] = []
+        self.keys: list[str] = []  # of all results so far; latest: of those last collected
+        self.latest: list[str] = []
 
     def collect(self, measurements: Callable) -> pd.DataFrame:
         """The tidy table of a study: what the store lacks is computed now."""
         wanted = measurements(self.profile, self.seed)
         found = engine.collect([case.measurement for case in wanted], self.settings)
-        self.keys += [engine.measurement_key(m, self.settings) for m in found]
+        self.latest = [engine.measurement_key(m, self.settings) for m in found]
+        self.keys += self.latest
         return cases.tidy(wanted, found)
 
     def network(self, trial: Trial):

@@ -15,11 +15,11 @@ import pandas as pd
 from ..checks import InputError
 from ..data import ROOT
 from ..networks import NAMES
-from ..statistics import Claim, Estimate, mean, paired_difference
+from ..statistics import Claim, Estimate, mean
 from ..trials import Measurement
 from ..variation import Variation
 from .cases import Case
-from .claims import accuracies, columns, estimate, exactly, scaled, summary
+from .claims import accuracies, columns, difference, estimate, exactly, scaled, summary
 from .profiles import PROFILES, Profile
 from .published import PROTOCOLS, UNCHANGED, VARIED, reported
 from .published import variants as varied_trainings
@@ -153,7 +153,7 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
     unchanged = accuracies(table, change=UNCHANGED)
 
     def statistics(rows: pd.DataFrame) -> dict:
-        return {"mean": rows.accuracy.mean(), "effect": paired_difference(rows.accuracy, unchanged)}
+        return {"mean": rows.accuracy.mean(), "effect": difference(accuracies(rows), unchanged)}
 
     return summary(table, ["change"], statistics)
 

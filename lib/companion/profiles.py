@@ -190,7 +190,7 @@ def profile(name: str, networks: str | None = None, seeds: str | None = None) ->
     if seeds:
         known = {str(seed): seed for seed in found.seeds}
         wanted = [one_of("seed of this profile", part.strip(), known) for part in seeds.split(",")]
-        found = replace(found, seeds=tuple(known[part] for part in wanted))
+        found = replace(found, seeds=tuple(known[part] for part in dict.fromkeys(wanted)))
     if not networks:
         return found
     names = [one_of("network", part.strip(), NETWORKS) for part in networks.split(",")]

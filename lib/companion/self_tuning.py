@@ -9,9 +9,22 @@ import pandas as pd
 
 from ..estimators import Oracle
 from ..selftuning import SelfTuning
-from ..statistics import Claim, bootstrap_mean, mean, paired_difference, recovery
+from ..statistics import Claim, bootstrap_mean, mean, recovery
 from .cases import COLUMNS, NETS, Case, benches, controls
-from .claims import accuracies, claimed, columns, good_chips, groups, paired, scaled, stated, summary, where
+from .claims import (
+    accuracies,
+    aligned,
+    claimed,
+    columns,
+    difference,
+    good_chips,
+    groups,
+    paired,
+    scaled,
+    stated,
+    summary,
+    where,
+)
 from .profiles import Profile
 
 NEEDED_GAIN, NEEDED_RECOVERY, ALLOWED_LOSS = 5.0, 0.8, 10.0
@@ -49,22 +62,22 @@ def self_tuned(table: pd.DataFrame) -> pd.DataFrame:
 def reference(table: pd.DataFrame, rows: pd.DataFrame) -> float:
     """Accuracy (%) of QAT on an ideal chip, of the network and law of some rows."""
     names = {"network": rows.network.iloc[0], "law": rows.law.iloc[0]}
-    return accuracies(table, of="ideal", net="QAT", **names)[0]
+    return accuracies(table, of="ideal", net="QAT", **names).item()
 
 
 def tuned_table(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, tuning: mean, both losses, recovery, yield (%) with intervals, 5% quantile; in full."""
     found = []
     for names, rows in groups(where(table, of="tuned"), BY):
-        whole = accuracies(table, network=names["network"], net="float")[0]
-        ideal = accuracies(table, of="ideal", **names)[0]
+        whole = accuracies(table, **names | {"net": "float"}).item()
+        ideal = accuracies(table, of="ideal", **names).item()
         untuned, oracle = (accuracies(rows, **{"tuned by": by}) for by in ("untuned", "oracle"))
         for more, part in groups(rows, ["tuning", "tuned by"]):
-            values = part.accuracy.to_numpy()
+            values = accuracies(part)
             row = names | {"tuning": more["tuning"]} | columns("mean", bootstrap_mean(values))
             row |= columns("loss_own", bootstrap_mean(ideal - values))
             row |= columns("loss", bootstrap_mean(reference(table, rows) - values))
-            row |= columns("recovery", recovery(values, untuned, oracle))
+            row |= columns("recovery", recovery(*aligned(values, untuned, oracle)))
             row |= {"q05": float(np.quantile(values, 0.05)), "n_chips": len(values)}
             row |= columns("yield", good_chips(part, whole))
             found.append(row | {"tuned by": more["tuned by"], "point": part.point.iloc[0]})
@@ -86,7 +99,7 @@ def recovery_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
         tuned = accuracies(self_tuned(rows))
         enough = mean(oracle - untuned).value >= NEEDED_GAIN
         point = rows.point.iloc[0] + ("" if enough else f"; the oracle gains less than {NEEDED_GAIN:g} points")
-        share, expected = recovery(tuned, untuned, oracle), profile.claims_expected and enough
+        share, expected = recovery(*aligned(tuned, untuned, oracle)), profile.claims_expected and enough
         claims.append(Claim(statement, point, share, NEEDED_RECOVERY, expected))
     return claims
 
@@ -120,7 +133,7 @@ def control_table(table: pd.DataFrame) -> pd.DataFrame:
 
     def statistics(rows: pd.DataFrame) -> dict:
         same = where(tried, **{name: rows[name].iloc[0] for name in BY})
-        gain, over = (paired_difference(rows.accuracy, accuracies(same, tuning=t)) for t in ("none", "oracle"))
+        gain, over = (difference(accuracies(rows), accuracies(same, tuning=t)) for t in ("none", "oracle"))
         return {"mean": bootstrap_mean(rows.accuracy), "gain": gain, "over_oracle": over}
 
     return summary(tried, [*BY, "tuning"], statistics)
@@ -149,6 +162,6 @@ def share_claims(table: pd.DataFrame) -> list[Claim]:
     statement = "without between-chip variation tuning costs less than 1 point (points to spare)"
     claims = []
     for _, rows in groups(where(table, of="share", share=0.0), BY[:2]):
-        cost = paired_difference(accuracies(rows, **{"tuned by": "untuned"}), accuracies(self_tuned(rows)))
+        cost = difference(accuracies(rows, **{"tuned by": "untuned"}), accuracies(self_tuned(rows)))
         claims.append(Claim(statement, rows.point.iloc[0], scaled(cost, -1, 1)))
     return claims

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ..networks import NAMES
-from ..statistics import Claim, bootstrap_mean, paired_difference, variance_components
+from ..statistics import Claim, bootstrap_mean, variance_components
 from ..trials import Measurement
 from ..variation import CELLS, Chip, Variation
 from . import cases
 from .cases import Case
-from .claims import accuracies, exactly, summary, where
+from .claims import exactly, paired, summary, where
 from .profiles import CLAIM_SHARE, Profile
 
 # PCM programming noise: standard deviation in µS over the target conductance g/g_max, g_max = 25 µS.
@@ -101,7 +101,7 @@ def chips_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """Half of the variance moved between chips costs accuracy, both laws."""
     setting, claims = profile.settings[0], []
     for law, sigma in setting.sigma.items():
-        cost = paired_difference(*(accuracies(table, of="pattern", law=law, share=s) for s in (0.0, CLAIM_SHARE)))
+        cost = paired(where(table, of="pattern", law=law), "share", 0.0, CLAIM_SHARE)
         point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, {law}, σ {sigma:g}, same chips"
         claims.append(Claim("a between share of 0.5 costs accuracy against 0 (points)", point, cost))
     return claims
@@ -120,9 +120,7 @@ def cells_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """At equal σ, does the shape of the distribution matter?"""
     setting, claims = profile.settings[0], []
     for sigma in (0.3, 0.5):
-        gain = paired_difference(
-            *(accuracies(table, of="cells", cells=c, sigma=sigma) for c in ("lognormal", "normal"))
-        )
+        gain = paired(where(table, of="cells", sigma=sigma), "cells", "lognormal", "normal")
         point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, proportional σ {sigma:g}, same chips"
         claims.append(Claim("lognormal cells cost less than normal ones (points)", point, gain))
     return claims

@@ -15,9 +15,9 @@ from ..analog import report
 from ..cells import COLUMNS, Cells
 from ..data import Dataset
 from ..fitting import Fit
-from ..statistics import Claim, bootstrap_mean, paired_difference, quantile
+from ..statistics import Claim, bootstrap_mean, quantile
 from ..variation import Variation, keyed_generator
-from .claims import accuracies, exactly, summary
+from .claims import accuracies, difference, exactly, summary
 from .profiles import Profile
 
 
@@ -155,6 +155,6 @@ def chip_claims(table: pd.DataFrame, variation: Variation) -> list[Claim]:
     ]
     claims = []
     for statement, *cases in pairs:
-        gain = paired_difference(*(accuracies(table, net=net, tuning=tuning) for net, tuning in cases))
+        gain = difference(*(accuracies(table, net=net, tuning=tuning) for net, tuning in cases))
         claims.append(Claim(statement, point, gain))
     return claims
