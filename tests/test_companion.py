@@ -58,7 +58,7 @@ def test_a_second_run_is_byte_identical_and_computes_nothing(smoke, project):
     before = published(project)
     figures = project / "build" / "smoke" / "figures"
     (figures / "00_many_chips.pdf").unlink()
-    (figures / "03_accuracy.pdf").write_bytes(b"%PDF cut short")  # neither is taken over: both are drawn again
+    (figures / "03_gain.pdf").write_bytes(b"%PDF cut short")  # neither is taken over: both are drawn again
     again = companion(project, "--profile", "smoke", "--only", "00,03")
     assert again.returncode == 0 and "%|" not in again.stderr
     assert published(project) == before

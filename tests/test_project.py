@@ -41,6 +41,9 @@ def imported(path: Path) -> list[tuple[str, str]]:
         if isinstance(node, ast.Import):
             packages = {alias.name.partition(".")[0] for alias in node.names}
             assert "lib" not in packages, f"{path}: imports within the package are relative"
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            top = (node.module or "").partition(".")[0]
+            assert top not in ("lib", "analog_pim"), f"{path}: imports within the package are relative"
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
         base = (*here[: len(here) + 1 - node.level], *(node.module.split(".") if node.module else ()))

@@ -147,6 +147,15 @@ def test_damage_is_noticed_reported_and_removed(tmp_path, damage, capsys):
     assert not list(tmp_path.glob("checkpoints/*/*")) and not list(tmp_path.glob("*/*/*.csv"))
 
 
+def test_counts_only_grow_and_never_repeat(tmp_path):
+    store = Store(tmp_path)
+    store.append_counts("m", counts(0, 1, 2), {"sigma": 0.3})
+    store.append_counts("m", counts(5, 6), {"sigma": 0.3})
+    store.append_counts("m", counts(2, 3, 4), {"sigma": 0.3})  # another run measured chip 2 as well
+    got = store.counts("m")
+    assert got.chips.tolist() == list(range(7)) and got.correct.tolist() == list(range(50, 57))
+
+
 def test_progress_keeps_only_the_newest(tmp_path):
     store = Store(tmp_path)
     for epoch in range(3):
@@ -167,6 +176,14 @@ def test_clean_removes_everything(tmp_path):
     assert store.checkpoint("k") is None
     store.clean()
     assert not (tmp_path / "cache").exists()
+
+
+def test_clean_leaves_what_is_not_its_own(tmp_path):
+    store = Store(tmp_path)
+    store.save_checkpoint("k", STATE, {})
+    (tmp_path / "thesis.txt").write_text("mine")
+    store.clean()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 MINE = """

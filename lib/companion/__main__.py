@@ -16,10 +16,11 @@ import time
 import traceback
 from pathlib import Path
 
-from ..checks import InputError, StorageError, UserError
+from ..checks import InputError, RunError, StorageError, UserError
 from ..data import ROOT
 from ..experiments import engine
 from ..experiments.settings import Settings
+from ..experiments.store import KINDS
 from ..trials import Measurement
 from . import studies
 from .profiles import PROFILES, Profile, profile
@@ -87,6 +88,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.list:
         say("profiles:  " + " ".join(PROFILES) + "\nnotebooks: " + " ".join(p.stem for p in available.values()))
         return 0
+    if not available:
+        raise RunError(f"no notebooks in {NOTEBOOKS}; run this from a checkout of the project")
     settings = _settings(options)
     if options.clean:
         return _clean(settings)
@@ -109,27 +112,25 @@ def _run(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> Settings:
     """What the command line says, else the environment."""
-    data = options.data_dir and Path(options.data_dir)
-    if data and not data.is_dir():
+    if options.data_dir is not None and not (options.data_dir and Path(options.data_dir).is_dir()):
         raise InputError(f"--data-dir {options.data_dir!r} is no folder; name an existing one")
     return Settings.read(
         device=options.device,
         jobs=options.jobs,
         scheduler=options.scheduler,
-        data=data and data.resolve(),
+        data=options.data_dir,
         networks=options.networks,
         seeds=options.seeds,
     )
 
 
 def _clean(settings: Settings) -> int:
-    folders = settings.cache, ROOT / "build"
     settings.store.clean()
-    shutil.rmtree(folders[1], ignore_errors=True)
-    for folder in folders:
+    shutil.rmtree(build := ROOT / "build", ignore_errors=True)
+    for folder in (build, *(settings.cache / kind for kind in KINDS)):
         if folder.exists():
             raise StorageError(f"cannot delete all of {folder}; delete it by hand, or change the rights there")
-    say(f"removed {folders[0]} and {folders[1]}")
+    say(f"removed {settings.cache} and {build}")
     return 0
 
 

@@ -27,11 +27,14 @@ OWN = TUNING_STYLE["reference cells"]  # what a user puts in their place looks t
 PATTERN_STYLE = {name: {"color": "#BBBBBB"} for name in ("within only", "within")} | {
     name: {"color": "#555555"} for name in ("mixed, ρ = 0.5", "between")
 }
-BITS_STYLE = [
-    {"color": "#0072B2", "marker": "o", "linestyle": "-"},
-    {"color": "#E69F00", "marker": "s", "linestyle": "--"},
-    {"color": "#CC79A7", "marker": "^", "linestyle": "-."},
-]
+# of bits and other things that have no colour of their own; nine, as many as the profiles have
+_LOOKS = zip(
+    ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#882255", "#767676", "#000000"),
+    ("o", "s", "^", "D", "v", "x", "P", "d", "+"),
+    ("-", "--", "-.") * 3,
+    strict=True,
+)
+BITS_STYLE = [{"color": color, "marker": marker, "linestyle": line} for color, marker, line in _LOOKS]
 
 
 def use_style() -> None:

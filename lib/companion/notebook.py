@@ -20,6 +20,7 @@ from importlib.metadata import version
 import numpy as np
 import pandas as pd
 
+from ..checks import InputError
 from ..data import ROOT, Dataset, fingerprint, load
 from ..experiments import engine, results
 from ..experiments.settings import Settings
@@ -39,6 +40,8 @@ class Notebook:
         figures.use_style()
         self.settings, self.seed = Settings.read(), seed
         found = profile(name, self.settings.networks, self.settings.seeds)
+        if not (found.settings or found.published):
+            raise InputError(f"profile {name!r} has none of the networks {self.settings.networks!r}; name another")
         self.changes = {name: repr(value) for name, value in changes.items()}
         # a claim is expected of the profile as it stands
         self.profile = replace(found, **{"claims_expected": found.claims_expected and not changes} | changes)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..checks import InputError, integer, one_of
-from ..data import DATA_VARIABLE, ROOT, data_folder
+from ..data import DATA_VARIABLE, ROOT
 from ..evaluation import PRECISIONS
 from .store import CACHE_VARIABLE, Store
 
@@ -32,12 +32,12 @@ MEMORY = 2 * 2**30  # bytes that a local worker may need
 class Settings:
     """Where a run computes, and where it reads and writes; `Settings.read()` makes one.
 
-    device: cpu or cuda.  precision: of Monte Carlo, None for the best of each network.  jobs: worker processes here,
-    0 for none beside this one, None for one a core.  scheduler: address of a Dask scheduler, None for workers here.
-    data, cache, figures: folders.  networks, seeds: those of a profile that are wanted ("lenet5,vgg11", "0,1"),
-    None for all."""
+    device: cpu or cuda, None for cuda where there is one.  precision: of Monte Carlo, None for the best of each
+    network.  jobs: worker processes here, 0 for none beside this one, None for one a core.  scheduler: address of a
+    Dask scheduler, None for workers here.  data, cache, figures: folders.  networks, seeds: those of a profile that
+    are wanted ("lenet5,vgg11", "0,1"), None for all."""
 
-    device: str = "cpu"
+    device: str | None = None
     precision: str | None = None
     jobs: int | None = None
     scheduler: str | None = None
@@ -47,26 +47,32 @@ class Settings:
     networks: str | None = None
     seeds: str | None = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "device", _device(self.device))
+        object.__setattr__(self, "jobs", _jobs(self.jobs))
+        if self.precision is not None:
+            one_of("precision", self.precision, PRECISIONS)
+        for name in ("scheduler", "networks", "seeds"):
+            if getattr(self, name) == "":
+                raise InputError(f"{name} is empty; name some, or leave it out")
+        for name in ("data", "cache", "figures"):
+            path = Path(getattr(self, name)).absolute()  # a kernel runs in another folder
+            if path.exists() and not path.is_dir():
+                raise InputError(f"the {name} folder {path} is a file; name a folder ({VARIABLES[name]})")
+            object.__setattr__(self, name, path)
+
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ, **given) -> Settings:
         """What is `given` (None: nothing), else the environment's variable, else the default.
 
-        Raises InputError for a device that is not there, an unknown precision, or jobs that are no number."""
-        found = {name: given.get(name) or environment.get(VARIABLES[name]) or None for name in VARIABLES}
-        if given.get("jobs") is not None:
-            found["jobs"] = given["jobs"]
-        one_of("precision", found["precision"], (None, *PRECISIONS))
-        return cls(
-            device=_device(found["device"]),
-            precision=found["precision"],
-            jobs=_jobs(found["jobs"]),
-            scheduler=found["scheduler"],
-            data=data_folder(found["data"]),
-            cache=_cache_folder(found["cache"]),
-            figures=Path(found["figures"] or cls.figures),
-            networks=found["networks"],
-            seeds=found["seeds"],
-        )
+        Raises InputError for an unknown name, a device that is not there, an unknown precision, jobs that are no
+        number, or a file in the place of a folder."""
+        for name in given:
+            one_of("setting", name, VARIABLES)
+        found: dict = {name: environment.get(variable) or None for name, variable in VARIABLES.items()}
+        found |= {name: value for name, value in given.items() if value is not None}
+        found |= {name: found[name] or _home() / name for name in ("data", "cache")}
+        return cls(**{name: value for name, value in found.items() if value is not None})
 
     def but(self, **changes) -> Settings:
         return replace(self, **changes)
@@ -92,7 +98,6 @@ class Settings:
 
 
 def _device(name: str | None) -> str:
-    """cpu or cuda; without a name cuda where there is one."""
     name = one_of("device", name or ("cuda" if torch.cuda.is_available() else "cpu"), ("cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("unknown device 'cuda'; allowed: cpu; this machine or this build of torch has no CUDA GPU")
@@ -107,12 +112,10 @@ def _jobs(number: int | str | None) -> int | None:
     return integer("jobs", int(number), 0, 256)
 
 
-def _cache_folder(given: str | Path | None) -> Path:
-    """The folder given, else cache/ of the checkout, else (plain installation) the user's cache."""
-    if given:
-        return Path(given)
+def _home() -> Path:
+    """Of data and cache: the checkout, else (plain installation) the user's cache folder."""
     if (ROOT / "pyproject.toml").exists():
-        return ROOT / "cache"
+        return ROOT
     from platformdirs import user_cache_path
 
-    return user_cache_path("analog-pim-companion") / "cache"
+    return user_cache_path("analog-pim-companion")

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..training import State
 DTYPE = "float32"
 CACHE_VARIABLE = "ANALOG_PIM_CACHE"
 COLUMNS = ("chip", "images", "correct")
+KINDS = ("checkpoints", "progress", "counts", "tables", "folders")  # of what it holds, a folder each
 
 
 def key_of(config: dict, sources: Iterable[str], texts: Mapping[str, str] = SOURCES) -> str:
@@ -39,7 +40,7 @@ def key_of(config: dict, sources: Iterable[str], texts: Mapping[str, str] = SOUR
 
 
 class Store:
-    """A folder with checkpoints/, progress/ (unfinished trainings), counts/ and tables/."""
+    """A folder of `KINDS`; progress holds unfinished trainings."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -117,8 +118,11 @@ class Store:
         shutil.rmtree(self.folder / "tables", ignore_errors=True)
 
     def clean(self) -> None:
-        """Delete the whole store; figures are not part of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the whole store, and its folder unless something else is in it; figures are not part of it."""
+        for kind in KINDS:
+            shutil.rmtree(self.folder / kind, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     # -- files ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,130 @@
+"""Claims on made-up chips whose answers are known: signs, references, which chips are compared, at which point."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib import Chip, Counts, SelfTuning
+from lib.companion import accuracy_vs_sigma, cases, self_tuning, within_and_between_chips
+from lib.companion.claims import accuracies, aligned, apart, difference, scaled, where
+from lib.companion.profiles import profile
+from lib.estimators import ReadOnce
+from lib.statistics import Estimate
+
+SMOKE = profile("smoke")
+MANY = replace(SMOKE, settings=tuple(replace(s, claim_chips=80) for s in SMOKE.settings))
+IDEAL = {"float": 95, "QAT": 92, "QAVAT": 90, "QAVAT mixed": 88}
+
+
+def made_up(measurements, accuracy, of=MANY):
+    """The table of a study: chip i of a case has accuracy(names) − i mod 5 (%)."""
+    wanted, found = measurements(of), {}
+    for case in wanted:
+        chips = np.arange(case.measurement.chips)
+        right = accuracy(case.names) - chips % 5 * (case.names["of"] != "ideal")
+        found[case.measurement] = Counts(chips, np.full(len(chips), 100), right)
+    return cases.tidy(wanted, found)
+
+
+def mixed_pattern(names):
+    """QAT loses 40 points times ρ, QAVAT half of that, QAVAT mixed 5."""
+    if names["of"] == "ideal":
+        return IDEAL[names["net"]]
+    if names["net"] == "QAVAT mixed":
+        return 85
+    return 90 - round((40 if names["net"] == "QAT" else 20) * names.get("share", 0))
+
+
+def tuned(names):
+    """Untuned 60, oracle 85, self-tuned 80; QAT 2 less."""
+    if names["of"] == "ideal":
+        return IDEAL[names["net"]]
+    levels = {"untuned": 60, "oracle": 85}
+    return levels.get(names.get("tuned by"), 80) - 2 * (names["net"] == "QAT")
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return made_up(within_and_between_chips.measurements, mixed_pattern)
+
+
+def test_the_mixed_pattern_costs_what_each_chip_loses(mixed):
+    claims = within_and_between_chips.mixed_claims(mixed, MANY)
+    costs = {("QAVAT" if " QAVAT," in c.point else "QAT"): c.estimate for c in claims}
+    assert costs == {"QAT": Estimate(20, 20, 20, 80), "QAVAT": Estimate(10, 10, 10, 80)} and len(claims) == 8
+    assert all("ρ 0.5" in c.point for c in claims)
+
+
+def test_the_loss_of_training_alone_is_that_of_the_better_training_against_qat(mixed):
+    gain, loss = within_and_between_chips.training_claims(mixed)[:2]
+    assert gain.estimate.value == 5  # 85 of QAVAT mixed, 80 of QAVAT
+    assert loss.estimate.value == 92 - 83 and "QAVAT mixed" in loss.point and loss.threshold == 10
+
+
+def test_every_chip_has_its_own_shared_deviation(mixed):
+    table = within_and_between_chips.distribution_table(mixed.sample(frac=1, random_state=0), MANY)
+    bench = cases.benches(MANY)[0]
+    rows = where(table, network=bench.setting.network, law=bench.law, net="QAT", share=0.5)
+    assert len(rows) == 80
+    for row in rows.itertuples():
+        assert row.e_between == bench.pattern(0.5).shared(Chip.of("test", row.chip))
+
+
+def test_tuned_losses_are_against_qat_on_an_ideal_chip():
+    table = made_up(self_tuning.measurements, tuned)
+    found = self_tuning.tuned_table(table)
+    loss = where(found, net="QAVAT").groupby("tuned by").loss.first()
+    assert loss.to_dict() == {"untuned": 92 - 58, "oracle": 92 - 83, "reference cells": 92 - 78}
+    assert found[found["tuned by"] == "reference cells"].recovery.to_numpy() == pytest.approx(0.8)
+    assert {c.estimate.value for c in self_tuning.loss_claims(table, MANY) if " QAVAT," in c.point} == {10 - 14}
+    assert {c.estimate.value for c in self_tuning.training_claims(table)} == {2}
+
+
+def test_comparisons_do_not_depend_on_the_order_of_rows(mixed):
+    shuffled = mixed.sample(frac=1, random_state=1)
+    ours, theirs = (within_and_between_chips.mixed_claims(t, MANY) for t in (mixed, shuffled))
+    assert sorted(c.estimate.value for c in ours) == sorted(c.estimate.value for c in theirs)
+    assert all(c.estimate.low == c.estimate.high for c in theirs)
+
+
+def test_different_chips_are_no_pairs(mixed):
+    some = accuracies(mixed, of="chips", net="QAT", share=0.5, network="lenet5", law="proportional")
+    assert difference(some, some).value == 0
+    for other in (some[1:], some.rename(index=lambda i: i + 1), pd.concat([some, some])):
+        with pytest.raises(ValueError, match="needs the same chips, each once"):
+            aligned(some, other)
+
+
+def test_two_intervals_are_apart_by_their_nearer_ends():
+    assert apart(Estimate(5, 4, 7, 9), Estimate(1, 0, 2, 9)) == Estimate(4, 2, 7, 9)
+    assert scaled(Estimate(3, 2, 5, 9), -1, 10) == Estimate(7, 5, 8, 9)
+
+
+def test_equal_cases_count_once(mixed):
+    twice = made_up(lambda p: within_and_between_chips.measurements(p) * 2, mixed_pattern)
+    assert len(twice) == len(mixed)
+    assert profile("reduced", seeds="0,0").seeds == (0,)
+
+
+def test_operating_points():
+    setting, bench = profile("quick").settings[0], cases.benches(profile("quick"))[0]
+    assert [cases.training(setting, sigma).within for sigma in (0.1, 0.3, 0.4, 0.5, 0.6)] == [0.3, 0.3, 0.5, 0.5, 0.5]
+    assert bench.parts["within"].within == pytest.approx(0.3 / 2**0.5) == bench.parts["between"].between
+    wanted = {(c.names["bits"], c.names["sigma"]): c.measurement.chips for c in accuracy_vs_sigma.measurements(SMOKE)}
+    assert wanted["A4W2", 0.5] == 3 and wanted["A4W4", 0.5] == 2 and wanted["A4W2", 0.0] == 1
+
+
+@dataclass(frozen=True)
+class Half(ReadOnce):
+    label = "half"
+
+    def estimate(self, chip, variation):
+        return variation.shared(chip) / 2
+
+
+def test_another_self_tuning_appears_under_its_own_name():
+    mine = replace(MANY, tuning=SelfTuning(Half()))
+    found = self_tuning.tuned_table(made_up(self_tuning.measurements, tuned, mine))
+    assert set(found["tuned by"]) == {"untuned", "half", "oracle"}
