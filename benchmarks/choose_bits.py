@@ -7,24 +7,35 @@ lib/companion/profiles.py by hand, before anything is measured on the test set.
 
 import sys
 
-from lib.companion import accuracy_vs_sigma, cases, claims
-from lib.companion.profiles import profile
+from lib.companion import cases
+from lib.companion.claims import ALTERNATIVES
+from lib.companion.profiles import Profile, Setting, profile
 from lib.experiments import engine
 from lib.statistics import paired_difference
-from lib.trials import QUANTIZED
+from lib.trials import QUANTIZED, Measurement
+from lib.variation import Variation
 
 CANDIDATES = ("A4W2", "A4W4")
+
+
+def measurements(chosen: Profile, setting: Setting, bits: str, chips: int = 50) -> dict[str, Measurement]:
+    """Method → its measurement at the claim's σ, on validation images and validation chips."""
+    sigma, found = chosen.claim_sigma, {}
+    for method in QUANTIZED:
+        trial = cases.trial(setting, method, bits, cases.training(setting, sigma))
+        found[method] = Measurement(trial, Variation(sigma), chips, chosen.test_images, purpose="validation")
+    return found
 
 
 def main(name: str = "quick") -> None:
     chosen = profile(name)
     for setting in chosen.settings:
-        table = engine.frame(engine.collect(accuracy_vs_sigma.validation(chosen, setting, CANDIDATES)))
         best = {}
         for bits in CANDIDATES:
-            curves = {m: cases.curve(table, setting, m, bits).sort_values("chip") for m in QUANTIZED}
-            values = {m: curve.accuracy.to_numpy() for m, curve in curves.items()}
-            gains = {other: paired_difference(values["QAVAT"], values[other]) for other in claims.ALTERNATIVES}
+            wanted = measurements(chosen, setting, bits)
+            counts = engine.collect(wanted.values())
+            values = {method: counts[m].accuracy for method, m in wanted.items()}
+            gains = {other: paired_difference(values["QAVAT"], values[other]) for other in ALTERNATIVES}
             best[bits] = min(gain.value for gain in gains.values())
             means = "  ".join(f"{method} {v.mean():.1f}" for method, v in values.items())
             over = "  ".join(f"gain over {other}: {gain}" for other, gain in gains.items())

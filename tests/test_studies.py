@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import choose_bits
 from lib import Counts, ReferenceCells, SelfTuning, Variation
-from lib.companion import accuracy_vs_sigma, cases, figures, self_tuning, studies, within_and_between_chips
+from lib.companion import cases, figures, self_tuning, studies, within_and_between_chips
 from lib.companion.claims import accuracies, estimate, exactly, summary
 from lib.companion.profiles import profile
 from lib.experiments.engine import merged
@@ -31,10 +32,18 @@ def test_claims_of_quick_stand_on_100_chips_and_all_images():
         assert full and all(m.chips >= 100 and m.images == quick.test_images for m in full)
 
 
-def test_choices_are_made_on_validation_images_and_chips():
-    quick = profile("quick")
-    for setting in quick.settings:
-        assert {m.purpose for m in accuracy_vs_sigma.validation(quick, setting, ("A4W2", "A4W4"))} == {"validation"}
+def test_bits_are_chosen_on_validation_images_and_chips(monkeypatch, capsys):
+    def collected(wanted):
+        assert {m.purpose for m in wanted} == {"validation"}
+        chips = np.arange(50)
+        better = {"QAT": 0, "PTQ-VAT": 1, "QAVAT": 3}
+        return {m: Counts(chips, chips * 0 + 100, chips * 0 + 50 + better[m.trial.method]) for m in wanted}
+
+    monkeypatch.setattr(choose_bits.engine, "collect", collected)
+    choose_bits.main("smoke")
+    said = capsys.readouterr().out
+    assert "lenet5 A4W2  QAT 50.0  PTQ-VAT 51.0  QAVAT 53.0  gain over QAT: 3 [3, 3], n = 50" in said
+    assert "lenet5: claim_bits = A4W2" in said and "resnet18: claim_bits = A4W2" in said
 
 
 def test_mixed_networks_differ_in_training_alone():

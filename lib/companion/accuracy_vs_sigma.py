@@ -6,8 +6,7 @@ import pandas as pd
 
 from ..networks import NAMES
 from ..statistics import Claim, bootstrap_mean, chip_yield, quantile
-from ..trials import QUANTIZED, Measurement
-from ..variation import Variation
+from ..trials import QUANTIZED
 from . import cases
 from .cases import Case
 from .claims import (
@@ -37,15 +36,6 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
                 trained = round(t.variation.total, 9)
                 found.append(cases.within(profile, setting, t, sigma, trained_sigma=trained, seed=seed))
     return found
-
-
-def validation(
-    profile: Profile, setting: Setting, bits: tuple[str, ...], chips: int = 50, seed: int = 0
-) -> list[Measurement]:
-    """How claim_bits is chosen: every quantized method at the claim's σ, on validation images and validation chips."""
-    sigma = profile.claim_sigma
-    trials = [cases.trial(setting, m, b, cases.training(setting, sigma), seed) for b in bits for m in QUANTIZED]
-    return [Measurement(t, Variation(sigma), chips, profile.test_images, purpose="validation") for t in trials]
 
 
 def panels_of(profile: Profile) -> list[tuple[str, str]]:
