@@ -170,8 +170,10 @@ def test_figures_on_a_full_disk_are_one_line(monkeypatch, tmp_path):
 def test_clean_says_what_it_could_not_delete(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "cache").symlink_to(tmp_path / "elsewhere")
+    for name in ("elsewhere", "cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cache" / "counts").symlink_to(tmp_path / "elsewhere")
     assert module.main(["--clean"]) == 1
     captured = capsys.readouterr()
-    assert captured.out == "" and f"cannot delete all of {tmp_path / 'cache'}; delete it by hand" in captured.err
+    where = tmp_path / "cache" / "counts"
+    assert captured.out == "" and f"cannot delete all of {where}; delete it by hand" in captured.err
