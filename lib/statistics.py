@@ -145,29 +145,40 @@ def chip_yield(values: Values, threshold: float) -> Estimate:
     return proportion(int((x >= real("threshold", threshold)).sum()), len(x))
 
 
-def verdict(estimate: Estimate, threshold: float = 0.0) -> str:
-    """ "value > threshold": holds if the whole interval lies above it, does not hold if below, else inconclusive."""
-    if estimate.low > threshold:
-        return "holds"
-    return "does not hold" if estimate.high <= threshold else "inconclusive"
-
-
 @dataclass(frozen=True)
 class Claim:
-    """A statement "estimate > threshold" at an operating point fixed beforehand; `expected`: the run fails without it.
+    """A statement at an operating point fixed beforehand: a value in its own unit, and between what it must lie.
 
-    of: what the estimate's n counts."""
+    expected: the run fails unless it holds.  of: what the estimate's n counts.  seeds: of the trainings behind it."""
 
     statement: str
     point: str
     estimate: Estimate
-    threshold: float = 0.0
+    above: float = -math.inf
+    below: float = math.inf
+    unit: str = "points"
     expected: bool = False
     of: str = "chips"
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        if self.below == math.inf:
+            return f"> {self.above:g}"
+        return f"< {self.below:g}" if self.above == -math.inf else f"{self.above:g} to {self.below:g}"
 
     @property
     def verdict(self) -> str:
-        return verdict(self.estimate, self.threshold)
+        """holds: the whole interval meets the requirement; the opposite holds: all of it misses it.  Else a bound lies
+        within the interval: undecided where the value meets the requirement, does not hold where it misses it."""
+        e = self.estimate
+        if math.isnan(e.low) or math.isnan(e.high):
+            return "undecided"
+        if e.low > self.above and e.high < self.below:
+            return "holds"
+        if e.high <= self.above or e.low >= self.below:
+            return "the opposite holds"
+        return "undecided" if self.above < e.value < self.below else "does not hold"
 
 
 def variance_components(values: np.ndarray) -> tuple[float, float]:

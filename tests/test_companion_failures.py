@@ -17,7 +17,8 @@ from lib.companion.profiles import profile
 from lib.companion.rendering import Outcome
 
 ESTIMATE = {"value": 1.0, "low": -1.0, "high": None, "n": 3, "of": "chips"}
-CLAIM = {"statement": "s", "point": "p", **ESTIMATE, "verdict": "inconclusive", "expected": False}
+CLAIM = {"statement": "s", "point": "p", **ESTIMATE, "unit": "points", "requirement": "> 0", "verdict": "undecided"}
+CLAIM |= {"expected": False}
 
 
 @pytest.fixture
@@ -32,7 +33,9 @@ def test_an_expected_claim_that_fails_fails_the_run(build, capsys):
     expected = Outcome("00_x", "ok", claims=[CLAIM | {"expected": True}])
     assert module._report(profile("smoke"), [reported]) == 0
     assert module._report(profile("smoke"), [reported, expected]) == 1
-    assert "inconclusive   expected: s: 1.00 [-1.00, –]" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "expected, but s: 1.00 [-1.00, –] points, required > 0: undecided (p, 3 chips)" in printed
+    assert printed.count("expected, but") == 1 and "0 of 1    –" in printed
 
 
 def test_a_run_in_a_latin_1_terminal_ends_as_any_other(project, monkeypatch):
@@ -41,7 +44,7 @@ def test_a_run_in_a_latin_1_terminal_ends_as_any_other(project, monkeypatch):
     summary.unlink(missing_ok=True)
     run = companion(project, "--profile", "smoke", "--only", "02", encoding="latin-1")
     assert run.returncode == 0, run.stderr
-    assert "\\u03c3" in run.stdout and "summary: build/smoke/summary.json" in run.stdout
+    assert "\\u2013" in run.stdout and "summary: build/smoke/summary.json" in run.stdout
     assert "σ" in summary.read_text("utf-8")
 
 

@@ -36,12 +36,14 @@ def test_the_same_results_give_the_same_bytes(publish):
 
 
 def test_a_record_says_what_a_figure_stands_on(publish):
-    claim = Claim("it rises", "here", Estimate(1.0, float("nan"), 2.0, 3), 0.5, expected=True)
+    claim = Claim("it rises", "here", Estimate(1.0, float("nan"), 2.0, 3), above=0.5, expected=True)
     folder = publish(claims=[claim], caption="A caption.", keys=["b" * 64, "a" * 64])
     record = json.loads((folder / "00_line.json").read_text("utf-8"))
     assert record["profile"] == "smoke" and record["parameters"] == {"SEED": 3} and record["alt"] == "A line."
     assert record["results"] == ["a" * 16, "b" * 16] and record["dataset"]["name"] == "fashion-mnist"
-    assert record["claims"][0]["low"] is None and record["claims"][0]["verdict"] == "inconclusive"
+    (found,) = record["claims"]
+    assert found["low"] is None and found["verdict"] == "undecided" and found["requirement"] == "> 0.5"
+    assert found["seeds"] == [3] and found["unit"] == "points"
     assert record["png"] == hashlib.sha256((folder / "00_line.png").read_bytes()).hexdigest()
     assert record["pdf"] == hashlib.sha256((folder / "00_line.pdf").read_bytes()).hexdigest()
     assert record["sources"] == notebook.tree_digest()

@@ -87,7 +87,8 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     half = 4.302653 * seeds.std(ddof=1) / np.sqrt(3)
     assert first.ours_high - first.ours_mean == pytest.approx(half, rel=1e-5)
     good, bad = paper_versus_ours.agreement_claims(table)
-    assert good.estimate.value == pytest.approx(1.2) and good.estimate.high == 1.5 and bad.verdict == "does not hold"
+    assert good.estimate.value == pytest.approx(0.3) and good.requirement == "-1.5 to 1.5" and good.seeds == (0, 1, 2)
+    assert bad.verdict == "the opposite holds"
     # what a run commits is read again, and replaced by a newer one
     folder = tmp_path / "reduced"
     folder.mkdir()
@@ -97,7 +98,7 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     assert again.set_index("method").loc["QAT"].seeds.tolist() == [2.0, 1.0]
     assert len(list(paper_versus_ours.lines(table))) == 1
     lonely = paper_versus_ours.agreement_claims(paper_versus_ours.compared(again))[0]
-    assert lonely.estimate.n == 1 and lonely.verdict == "inconclusive"  # one seed decides nothing
+    assert lonely.estimate.n == 1 and lonely.verdict == "undecided"  # one seed decides nothing
 
 
 def test_a_variant_changes_one_thing():
@@ -116,7 +117,7 @@ def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
     assert found.loc["one", "effect"] == pytest.approx(0.2) and found.loc["two", "effect"] == pytest.approx(-11 / 6)
     assert (found.loc["unchanged", ["effect", "effect_low", "effect_high"]] == 0).all() and (found.n_chips == 3).all()
     one, two = paper_versus_ours.effect_claims(found.reset_index(), "here")
-    assert one.estimate.value == pytest.approx(0.3) and two.verdict == "does not hold"
+    assert one.estimate.value == pytest.approx(0.2) and two.verdict == "the opposite holds"
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     monkeypatch.setattr(paper_versus_ours, "ROOT", tmp_path)
     with pytest.raises(ValueError, match="07_effects.csv.*--profile reduced --only 07"):
@@ -221,9 +222,9 @@ def test_statements_are_judged_by_their_intervals():
     table = paper_versus_ours.three_claims("quick")
     assert set(table.claim) == {1, 2, 3} and (table.points_low <= table.points).all()
     table = table.assign(points=5.0, points_low=3.0, points_high=9.0)
-    by = {c.statement[:9]: c for c in paper_versus_ours.statement_claims(table, 10.0)}
-    assert by["QAVAT bea"].verdict == "holds" and by["training "].verdict == "does not hold"
-    assert by["self-tuni"].estimate.low == 1.0 and by["self-tuni"].verdict == "holds"
+    by = {c.statement: c.verdict for c in paper_versus_ours.statement_claims(table, 10.0)}
+    assert by["gain of QAVAT over the better of QAT and PTQ-VAT"] == "holds" == by["loss, self-tuned"]
+    assert by["loss, training alone"] == "the opposite holds"
 
 
 def test_costs_need_no_dataset(monkeypatch, tmp_path):

@@ -5,6 +5,8 @@ import pytest
 from scipy import stats
 
 from lib.statistics import (
+    Claim,
+    Estimate,
     bootstrap_mean,
     chip_yield,
     difference_of_means,
@@ -15,7 +17,6 @@ from lib.statistics import (
     quantile,
     recovery,
     variance_components,
-    verdict,
 )
 
 RUNS = 2000
@@ -120,7 +121,7 @@ def test_recovery_is_a_ratio_of_means_and_needs_something_to_recover():
     exact = recovery([3.0, 5.0, 4.0, 3.0], [1.0, 1.0, 1.0, 1.0], [5.0, 9.0, 7.0, 5.0])  # half of it on every chip
     assert (exact.low, exact.value, exact.high) == pytest.approx((0.5, 0.5, 0.5))
     nothing = recovery([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.1, 1.8, 3.1])
-    assert np.isnan(nothing.value) and verdict(nothing) == "inconclusive"
+    assert np.isnan(nothing.value) and Claim("s", "p", nothing, above=0).verdict == "undecided"
 
 
 def test_variance_components_of_a_known_table():
@@ -130,12 +131,32 @@ def test_variance_components_of_a_known_table():
     assert variance_components(rng.standard_normal((3, 50)) * 0 + rng.standard_normal(50))[1] == 0
 
 
-def test_verdicts():
-    assert verdict(mean([1.0, 1.1, 0.9])) == "holds"
-    assert verdict(mean([-1.0, -1.1, -0.9])) == "does not hold"
-    assert verdict(mean([-1.0, 1.0])) == "inconclusive"
-    assert verdict(mean([1.0])) == "inconclusive"  # one chip has no interval
-    assert verdict(bootstrap_mean([2.0, 2.0])) == "holds"
+@pytest.mark.parametrize(
+    ("value", "low", "high", "required", "verdict"),
+    [
+        (3, 1, 5, {"above": 0}, "holds"),
+        (3, 1, 5, {"above": 1}, "undecided"),
+        (3, -1, 5, {"above": 0}, "undecided"),
+        (-1, -3, 1, {"above": 0}, "does not hold"),
+        (-3, -5, -1, {"above": 0}, "the opposite holds"),
+        (2, 1.6, 3.5, {"below": 10}, "holds"),
+        (12, 9, 15, {"below": 10}, "does not hold"),
+        (12, 10, 15, {"below": 10}, "the opposite holds"),
+        (0.4, -1, 1.4, {"above": -1.5, "below": 1.5}, "holds"),
+        (0.4, -1, 1.6, {"above": -1.5, "below": 1.5}, "undecided"),
+        (3, 3, 3, {"above": 2}, "holds"),
+        (3, np.nan, np.nan, {"above": 2}, "undecided"),  # one value has no interval
+        (np.nan, np.nan, np.nan, {"below": 2}, "undecided"),
+    ],
+)
+def test_verdicts(value, low, high, required, verdict):
+    assert Claim("s", "p", Estimate(value, low, high, 9), **required).verdict == verdict
+
+
+def test_requirements_read_as_one_writes_them():
+    one = Estimate(1, 0, 2, 9)
+    claims = (Claim("s", "p", one, **r) for r in ({"above": 0}, {"below": 10}, {"above": -1.5, "below": 1.5}))
+    assert [c.requirement for c in claims] == ["> 0", "< 10", "-1.5 to 1.5"]
 
 
 def test_pairs_must_match_and_values_must_be_finite():

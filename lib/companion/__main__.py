@@ -185,15 +185,15 @@ def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
     summary = {"profile": chosen.name, "notebooks": [vars(o) for o in outcomes]}
     write(build / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     write(build / "index.html", _index(chosen, outcomes))
-    say(f"\n{'notebook':32} {'status':8} {'time':>8} {'figures':>8}  claims")
+    say(f"\n{'':60} claims that hold\n{'notebook':32} {'status':8} {'time':>8} {'figures':>8}  {'expected':9} reported")
     for o in outcomes:
-        held = sum(c["verdict"] == "holds" for c in o.claims)
-        claims = f"{held} of {len(o.claims)} hold" if o.claims else "–"
-        say(f"{o.name:32} {o.status:8} {o.seconds:6.1f} s {o.figures:8}  {claims}")
-    for c in (c for o in outcomes for c in o.claims):
-        mark = "expected" if c["expected"] else "reported"
+        holds = ([c["verdict"] == "holds" for c in o.claims if c["expected"] is of] for of in (True, False))
+        expected, reported = (f"{sum(some)} of {len(some)}" if some else "–" for some in holds)
+        say(f"{o.name:32} {o.status:8} {o.seconds:6.1f} s {o.figures:8}  {expected:9} {reported}")
+    for c in (c for o in outcomes for c in o.claims if c["expected"] and c["verdict"] != "holds"):
         value, low, high = ("–" if c[k] is None else f"{c[k]:.2f}" for k in ("value", "low", "high"))
-        say(f"  {c['verdict']:14} {mark}: {c['statement']}: {value} [{low}, {high}] ({c['point']}, {c['n']} {c['of']})")
+        found = f"{value} [{low}, {high}] {c['unit']}, required {c['requirement']}: {c['verdict']}"
+        say(f"expected, but {c['statement']}: {found} ({c['point']}, {c['n']} {c['of']})")
     pages = f"build/{chosen.name}"
     say(f"\nfigures: {os.path.relpath(chosen.figures)}/   pages: {pages}/index.html   summary: {pages}/summary.json")
     if all(o.good for o in outcomes):

@@ -95,7 +95,7 @@ def accuracy_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
             point = f"{NAMES[setting.network]} {bits}, σ {profile.claim_sigma:g}, same chips"
             for other in ALTERNATIVES:
                 gain = difference(values["QAVAT"], values[other])
-                claims.append(Claim(f"QAVAT is more accurate than {other} (points)", point, gain, expected=expected))
+                claims.append(Claim(f"gain of QAVAT over {other}", point, gain, above=0, expected=expected))
     return claims
 
 
@@ -107,7 +107,7 @@ def quantile_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
         point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {profile.claim_sigma:g}"
         for other in ALTERNATIVES:
             gap = apart(quantile(values["QAVAT"]), quantile(values[other]))
-            claims.append(Claim(f"the 5 % quantile of QAVAT lies above that of {other} (points)", point, gap))
+            claims.append(Claim(f"gain of QAVAT over {other} in the 5 % quantile", point, gap, above=0))
     return claims
 
 
@@ -118,7 +118,7 @@ def yield_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
         at = {"network": setting.network, "bits": setting.claim_bits, "sigma": profile.claim_sigma, "method": "QAVAT"}
         good = good_chips(where(table, **at), accuracies(table, network=setting.network, method="float").item())
         point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {profile.claim_sigma:g}"
-        claims.append(Claim("QAVAT yields more than 50 % good chips (%)", point, good, 50.0))
+        claims.append(Claim("good chips with QAVAT", point, good, above=50, unit="%"))
     return claims
 
 

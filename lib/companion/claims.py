@@ -37,19 +37,21 @@ def claimed(
     by: Sequence[str],
     statement: str,
     statistic: Callable[[pd.DataFrame], Estimate],
-    threshold: float = 0.0,
     expected: Callable[[dict], bool] = lambda names: False,
+    **requirement,
 ) -> list[Claim]:
-    """A claim per group: the statistic of its rows, at the operating point of the last."""
+    """A claim per group: the statistic of its rows, at the operating point of the last.  requirement: as of `Claim`."""
     return [
-        Claim(statement, rows.point.iloc[-1], statistic(rows), threshold, expected(names))
+        Claim(statement, rows.point.iloc[-1], statistic(rows), expected=expected(names), **requirement)
         for names, rows in groups(table, by)
     ]
 
 
-def stated(table: pd.DataFrame, statement: str, name: str, threshold: float = 0.0) -> list[Claim]:
+def stated(table: pd.DataFrame, statement: str, name: str, **requirement) -> list[Claim]:
     """A claim per row of a summary: its estimate `name` at its point; {column} in the statement is the row's own."""
-    return [Claim(statement.format(**row), row.point, estimate(row, name), threshold) for _, row in table.iterrows()]
+    return [
+        Claim(statement.format(**row), row.point, estimate(row, name), **requirement) for _, row in table.iterrows()
+    ]
 
 
 def where(table: pd.DataFrame, **names) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from ..selftuning import SelfTuning
 from ..statistics import Claim, bootstrap_mean, recovery
 from ..variation import Chip
 from .cases import COLUMNS, Case, benches, controls
-from .claims import accuracies, aligned, difference, estimate, exactly, groups, paired, scaled, summary, where
+from .claims import accuracies, aligned, difference, exactly, groups, paired, stated, summary, where
 from .profiles import Profile
 
 READ_NOISES, READ_STEPS = (0.01, 0.03, 0.1), (0.05, 0.2, 0.5)  # of the reading, in units of e
@@ -86,9 +86,8 @@ def size_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     for bench in benches(profile):
         rows = where(table, of="tuned", network=bench.setting.network, law=bench.law)
         ours = bench.tuning.label
-        spare = scaled(paired(rows, "tuning", ours, "oracle"), 1, 1)
-        statement = f"{ours} are within one point of the oracle (points to spare)"
-        claims.append(Claim(statement, rows.point.iloc[0], spare))
+        behind = paired(rows, "tuning", "oracle", ours)
+        claims.append(Claim(f"distance of {ours} from the oracle", rows.point.iloc[0], behind, below=1))
     return claims
 
 
@@ -107,11 +106,7 @@ def reading_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
 
 def reading_claims(readings: pd.DataFrame) -> list[Claim]:
     """A reading with an error of 0.03 is good enough: it costs less than a point."""
-    statement = "a reading noise of 0.03 costs less than 1 point (points to spare)"
-    return [
-        Claim(statement, row.point, scaled(estimate(row, "lost"), -1, 1))
-        for _, row in where(readings, error="noise", size=0.03).iterrows()
-    ]
+    return stated(where(readings, error="noise", size=0.03), "what a reading noise of 0.03 costs", "lost", below=1)
 
 
 def price_table(profile: Profile, nets: Mapping[tuple[str, str], nn.Module], batch: Tensor) -> pd.DataFrame:
@@ -159,9 +154,9 @@ def error_table(
 
 def error_claims(errors: pd.DataFrame, point: str, chips: int) -> list[Claim]:
     """Formula and simulation agree within 15% at every size."""
-    worst = float((errors.simulated / errors.predicted - 1).abs().max())
-    statement = "simulated error variance lies within 15 % of the formula (points to spare)"
-    return [Claim(statement, f"{point}, {chips} chips", exactly(15 - 100 * worst), of="sweep")]
+    worst = exactly(100 * float((errors.simulated / errors.predicted - 1).abs().max()))
+    statement = "largest distance of the simulated error variance from the formula"
+    return [Claim(statement, f"{point}, {chips} chips", worst, below=15, unit="%", of="sweep")]
 
 
 def knee_table(proportional: nn.Module, layer_fixed: nn.Module, batch: Tensor) -> pd.DataFrame:

@@ -94,7 +94,7 @@ class Notebook:
             "figure": name,
             "alt": alt,
             "caption": caption,
-            "claims": [claim_record(c) for c in claims],
+            "claims": [claim_record(c, self.seed) for c in claims],
             "profile": self.profile.name,
             "parameters": {"SEED": self.seed} | self.changes,
             "results": sorted({key[:16] for key in (self.keys if keys is None else keys)}),
@@ -120,19 +120,16 @@ class Notebook:
         return content.getvalue()
 
 
-def claim_record(claim: Claim) -> dict:
-    """A claim as plain values for JSON; a missing bound is null."""
+def claim_record(claim: Claim, seed: int) -> dict:
+    """A claim as plain values for JSON; a missing bound is null.  seed: of the notebook, where it names none itself."""
     e = claim.estimate
     bounds = {"value": e.value, "low": e.low, "high": e.high}
+    plain = ("statement", "point", "unit", "of", "expected", "requirement", "verdict")
     return {
-        "statement": claim.statement,
-        "point": claim.point,
+        **{name: getattr(claim, name) for name in plain},
         **{name: None if np.isnan(v) else round(v, 6) for name, v in bounds.items()},
         "n": e.n,
-        "of": claim.of,
-        "threshold": claim.threshold,
-        "expected": claim.expected,
-        "verdict": claim.verdict,
+        "seeds": list(claim.seeds or (seed,)),
     }
 
 
@@ -164,10 +161,10 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
         {
             "claim": c.statement,
             "at": c.point,
-            "estimate": f"{c.estimate.value:.2f}",
-            "95% interval": f"{c.estimate.low:.2f} to {c.estimate.high:.2f}",
-            "n": f"{c.estimate.n} {c.of}",
+            "measured [95%]": f"{c.estimate.value:.2f} [{c.estimate.low:.2f}, {c.estimate.high:.2f}] {c.unit}",
+            "required": c.requirement,
             "verdict": c.verdict,
+            "n": f"{c.estimate.n} {c.of}",
             "expected": "yes" if c.expected else "no",
         }
         for c in claims

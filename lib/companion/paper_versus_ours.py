@@ -19,7 +19,7 @@ from ..statistics import Claim, Estimate, mean
 from ..trials import Measurement
 from ..variation import Variation
 from .cases import Case
-from .claims import accuracies, columns, difference, estimate, exactly, scaled, summary
+from .claims import accuracies, columns, difference, estimate, exactly, summary
 from .profiles import PROFILES, Profile
 from .published import PROTOCOLS, UNCHANGED, VARIED, reported
 from .published import variants as varied_trainings
@@ -123,26 +123,20 @@ def published_claims(table: pd.DataFrame) -> list[Claim]:
     means = table.pivot(index=["network", "width", "bits", "sigma"], columns="method", values="reported_mean")
     means = means.dropna(subset=["QAT", "QAVAT"])
     share = exactly(100 * float((means.QAVAT > means.QAT).mean()))  # no interval: one QAT network serves many points
-    text = "the published QAVAT lies above the published QAT at most operating points (% of them)"
-    return [Claim(text, f"{len(means)} points, one seed each", share, 50.0, of="table")]
+    text = "operating points at which the published QAVAT lies above the published QAT"
+    return [Claim(text, f"{len(means)} points, one seed each", share, above=50, unit="%", of="table")]
 
 
 def agreement_claims(table: pd.DataFrame) -> list[Claim]:
-    """One claim a repeated figure: the distance to the published mean leaves room below the tolerance."""
-    claims, text = [], f"within {TOLERANCE:g} points of the published figure (points to spare)"
+    """One claim a repeated figure: our mean lies within the tolerance of the published one."""
+    claims = []
     for row in table[table.verdict != "not run"].itertuples():
         ends = row.ours_low - row.reported_mean, row.ours_high - row.reported_mean
-        room = _room(Estimate(row.difference, *ends, int(row.ours_seeds)), TOLERANCE)
+        distance = Estimate(row.difference, *ends, int(row.ours_seeds))
         point = f"{row.network} ×{row.width:g} {row.bits} {row.method}, σ {row.sigma:g}"
-        claims.append(Claim(text, point, room, of="seeds"))
+        about = {"above": -TOLERANCE, "below": TOLERANCE, "of": "seeds", "seeds": PROFILES[row.ours_profile].seeds}
+        claims.append(Claim("ours less the published mean", point, distance, **about))
     return claims
-
-
-def _room(distance: Estimate, limit: float) -> Estimate:
-    """limit − |distance| with its interval; bounds of NaN (one seed) stay NaN: then nothing is decided."""
-    ends = (distance.low, distance.high)
-    nearest = 0.0 if distance.low < 0 < distance.high else min(map(abs, ends))
-    return Estimate(limit - abs(distance.value), limit - max(map(abs, ends)), limit - nearest, distance.n)
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
@@ -160,12 +154,10 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
 
 def effect_claims(table: pd.DataFrame, point: str) -> list[Claim]:
     """One claim a change: it moves the mean by less than `SMALL` points."""
-    text = f"the mean moves by less than {SMALL:g} points (points to spare)"
-    claims = []
-    for _, row in table[table.change != UNCHANGED].iterrows():
-        room = _room(estimate(row, "effect"), SMALL)
-        claims.append(Claim(f"{row.change}: {text}", point, room))
-    return claims
+    return [
+        Claim(f"effect of {row.change}", point, estimate(row, "effect"), above=-SMALL, below=SMALL)
+        for _, row in table[table.change != UNCHANGED].iterrows()
+    ]
 
 
 def lines(table: pd.DataFrame) -> Iterator[tuple[tuple, dict[str, pd.DataFrame]]]:
@@ -223,14 +215,13 @@ def _row(claim: int, network: str, case: str, found: pd.Series, name: str) -> di
 def statement_claims(table: pd.DataFrame, below: float) -> list[Claim]:
     """The statements, not the numbers: a gain above 0, an untuned loss above `below`, a tuned one below it (points)."""
     texts = {
-        1: ("QAVAT beats the better of QAT and PTQ-VAT (points)", 0.0, 1),
-        2: (f"training alone leaves a loss above {below:g} points (points)", below, 1),
-        3: (f"self-tuning brings the loss below {below:g} points (points to spare)", 0.0, -1),
+        1: ("gain of QAVAT over the better of QAT and PTQ-VAT", {"above": 0}),
+        2: ("loss, training alone", {"above": below}),
+        3: ("loss, self-tuned", {"below": below}),
     }
     claims = []
-    for row in table.itertuples():
-        text, threshold, sign = texts[row.claim]
-        found = Estimate(row.points, row.points_low, row.points_high, row.chips)
-        found = found if sign > 0 else scaled(found, -1, below)
-        claims.append(Claim(text, f"{NAMES[row.network]}, {row.case}", found, threshold))
+    for _, row in table.iterrows():
+        text, requirement = texts[row.claim]
+        found = Estimate(row.points, row.points_low, row.points_high, int(row.chips))
+        claims.append(Claim(text, f"{NAMES[row.network]}, {row.case}", found, **requirement))
     return [c for c in claims if not math.isnan(c.estimate.value)]

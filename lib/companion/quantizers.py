@@ -79,7 +79,7 @@ def view_claims(numbers: pd.DataFrame) -> list[Claim]:
     """Four bits at least halve the error of two."""
     error = numbers.set_index("view").rms_error
     ratio = exactly(error["2 bits"] / error["4 bits"])
-    return [Claim("2 bits have more than twice the rms error of 4 bits (ratio)", "this image", ratio, 2.0, of="image")]
+    return [Claim("rms error of 2 bits over that of 4 bits", "this image", ratio, above=2, unit="ratio", of="image")]
 
 
 def shares_right(table: pd.DataFrame) -> pd.DataFrame:
@@ -104,8 +104,9 @@ def bits_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """What the bits cost on an ideal chip, against the float network on the same images."""
     share, claims = shares_right(table).share, []
     for bits in ("A4W4", "A4W2", "A4W1", "A2W2", "A1W1"):
-        lost = difference_of_proportions(share["QAT", bits, "learned"], share["float", "float", "learned"])
-        statement = f"{bits} costs less than {YIELD_MARGIN:g} points (points to spare)"
+        lost = difference_of_proportions(share["float", "float", "learned"], share["QAT", bits, "learned"])
         point = f"{NAMES[profile.settings[0].network]}, ideal chip"
-        claims.append(Claim(statement, point, scaled(lost, 100, YIELD_MARGIN), of="images"))
+        claims.append(
+            Claim(f"distance of {bits} from float", point, scaled(lost, 100), below=YIELD_MARGIN, of="images")
+        )
     return claims

@@ -20,7 +20,6 @@ from .claims import (
     good_chips,
     groups,
     paired,
-    scaled,
     stated,
     summary,
     where,
@@ -86,21 +85,20 @@ def tuned_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def yield_claims(tuned: pd.DataFrame) -> list[Claim]:
     """Tuned by reference cells, more than half of the chips are good."""
-    statement = "self-tuned, more than 50 % of the chips are good (%)"
-    return stated(self_tuned(tuned), statement, "yield", 50.0)
+    return stated(self_tuned(tuned), "good chips, self-tuned", "yield", above=50, unit="%")
 
 
 def recovery_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """Reference cells recover 80% of what the oracle does; expected wherever the oracle gains 5 points or more."""
-    statement = f"self-tuning recovers more than {NEEDED_RECOVERY:.0%} of what the oracle does (ratio)"
+    statement = "share of the oracle's gain that self-tuning recovers"
     claims = []
     for _, rows in groups(where(table, of="tuned"), BY):
         untuned, oracle = (accuracies(rows, **{"tuned by": by}) for by in ("untuned", "oracle"))
         tuned = accuracies(self_tuned(rows))
         enough = mean(oracle - untuned).value >= NEEDED_GAIN
         point = rows.point.iloc[0] + ("" if enough else f"; the oracle gains less than {NEEDED_GAIN:g} points")
-        share, expected = recovery(*aligned(tuned, untuned, oracle)), profile.claims_expected and enough
-        claims.append(Claim(statement, point, share, NEEDED_RECOVERY, expected))
+        share, required = recovery(*aligned(tuned, untuned, oracle)), profile.claims_expected and enough
+        claims.append(Claim(statement, point, share, above=NEEDED_RECOVERY, unit="ratio", expected=required))
     return claims
 
 
@@ -109,8 +107,9 @@ def loss_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     return claimed(
         self_tuned(where(table, of="tuned")),
         BY,
-        f"self-tuned, the loss stays below {ALLOWED_LOSS:g} points (points to spare)",
-        lambda rows: bootstrap_mean(ALLOWED_LOSS - (reference(table, rows) - rows.accuracy.to_numpy())),
+        "loss, self-tuned",
+        lambda rows: bootstrap_mean(reference(table, rows) - rows.accuracy),
+        below=ALLOWED_LOSS,
         expected=lambda at: (
             profile.claims_expected and at["net"] == "QAVAT" and at["network"] == profile.settings[0].network
         ),
@@ -121,7 +120,7 @@ def training_claims(table: pd.DataFrame) -> list[Claim]:
     """Does training still matter once the chip tunes itself?"""
     tuned = self_tuned(where(table, of="tuned"))
     return claimed(
-        tuned, BY[:2], "both tuned, QAVAT beats QAT (points)", lambda rows: paired(rows, "net", *PROBED[::-1])
+        tuned, BY[:2], "gain of QAVAT over QAT, both tuned", lambda rows: paired(rows, "net", *PROBED[::-1]), above=0
     )
 
 
@@ -147,7 +146,7 @@ def control_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
         ours = bench.tuning.label
         for control in controls(bench, "QAVAT"):
             gain = paired(rows, "tuning", ours, control.label)
-            claims.append(Claim(f"{ours} beat {control.label} (points)", rows.point.iloc[0], gain))
+            claims.append(Claim(f"gain of {ours} over {control.label}", rows.point.iloc[0], gain, above=0))
     return claims
 
 
@@ -159,9 +158,8 @@ def tuned_share_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def share_claims(table: pd.DataFrame) -> list[Claim]:
     """Tuning costs nothing where there is nothing to tune: at ρ = 0 it loses less than a point."""
-    statement = "without between-chip variation tuning costs less than 1 point (points to spare)"
     claims = []
     for _, rows in groups(where(table, of="share", share=0.0), BY[:2]):
         cost = difference(accuracies(rows, **{"tuned by": "untuned"}), accuracies(self_tuned(rows)))
-        claims.append(Claim(statement, rows.point.iloc[0], scaled(cost, -1, 1)))
+        claims.append(Claim("what tuning costs where nothing is shared", rows.point.iloc[0], cost, below=1))
     return claims

@@ -35,8 +35,8 @@ def predictions(labels: Tensor, before: Tensor, after: Tensor) -> pd.DataFrame:
 def one_chip_claims(labels: Tensor, before: Tensor, after: Tensor) -> list[Claim]:
     """More than half of a handful of images stay right on one chip: shown, not expected."""
     right = scaled(proportion(int((after == labels).sum()), len(labels)), 100)
-    statement, point = "one chip gets more than 50 % of these images right (%)", f"chip 0, {len(labels)} images"
-    return [Claim(statement, point, right, 50.0, of="images")]
+    point = f"chip 0, {len(labels)} images"
+    return [Claim("images that one chip gets right", point, right, above=50, unit="%", of="images")]
 
 
 def drop_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
@@ -48,6 +48,6 @@ def drop_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     }
     point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {top:g}"
     return [
-        Claim("QAT loses accuracy between an ideal and a real chip (points)", point, mean(lost["QAT"])),
-        Claim("QAVAT loses less than QAT (points)", point, difference(lost["QAT"], lost["QAVAT"])),
+        Claim("what QAT loses from an ideal to a real chip", point, mean(lost["QAT"]), above=0),
+        Claim("what QAT loses beyond QAVAT", point, difference(lost["QAT"], lost["QAVAT"]), above=0),
     ]

@@ -76,9 +76,8 @@ def component_claims(recovered: pd.DataFrame, variation: Variation) -> list[Clai
     """With the most chips, both components are within a tenth of the truth."""
     last, claims = recovered.iloc[-1], []
     for name, found, true in (("W", last.sigma_within, variation.within), ("B", last.sigma_between, variation.between)):
-        statement = f"σ_{name} is recovered within 10 % (share of the tolerance left)"
-        left = exactly(1 - abs(found / true - 1) / 0.1)
-        claims.append(Claim(statement, f"{last.n_chips:.0f} chips", left, of="draw"))
+        share, point = exactly(found / true), f"{last.n_chips:.0f} chips"
+        claims.append(Claim(f"σ_{name} found over true", point, share, above=0.9, below=1.1, unit="ratio", of="draw"))
     return claims
 
 
@@ -92,9 +91,8 @@ def pcm_noise(points: int = 101) -> pd.DataFrame:
 
 def pcm_claims(noise: pd.DataFrame) -> list[Claim]:
     """Single PCM devices stay below 5 % of full scale: σ = 0.5 is a stress test."""
-    room = exactly(5 - float(noise.sigma_full_scale.max()))
-    statement = "PCM programming noise stays below 5 % of full scale (points to spare)"
-    return [Claim(statement, "any target", room, of="fit")]
+    worst = exactly(noise.sigma_full_scale.max())
+    return [Claim("largest PCM programming noise", "any target", worst, below=5, unit="% of full scale", of="fit")]
 
 
 def chips_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
@@ -103,7 +101,7 @@ def chips_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     for law, sigma in setting.sigma.items():
         cost = paired(where(table, of="pattern", law=law), "share", 0.0, CLAIM_SHARE)
         point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, {law}, σ {sigma:g}, same chips"
-        claims.append(Claim("a between share of 0.5 costs accuracy against 0 (points)", point, cost))
+        claims.append(Claim("what a between share of 0.5 costs beyond 0", point, cost, above=0))
     return claims
 
 
@@ -122,5 +120,5 @@ def cells_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     for sigma in (0.3, 0.5):
         gain = paired(where(table, of="cells", sigma=sigma), "cells", "lognormal", "normal")
         point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, proportional σ {sigma:g}, same chips"
-        claims.append(Claim("lognormal cells cost less than normal ones (points)", point, gain))
+        claims.append(Claim("lead of lognormal cells over normal ones", point, gain, above=0))
     return claims

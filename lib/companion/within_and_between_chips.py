@@ -72,8 +72,9 @@ def mixed_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     return claimed(
         where(table, of="chips", net=PROBED),
         BY,
-        "the mixed pattern costs more than within-only at the same σ (points)",
+        "what the mixed pattern costs beyond within-only at the same σ",
         lambda rows: paired(rows, "share", 0.0, CLAIM_SHARE),
+        above=0,
         expected=lambda names: profile.claims_expected and names["law"] == "proportional",
     )
 
@@ -82,14 +83,14 @@ def training_claims(table: pd.DataFrame) -> list[Claim]:
     """Training on the mixed pattern helps under the mixed pattern; and whether it brings the loss below 10 points."""
     claims = []
     for names, rows in groups(where(table, of="chips", share=CLAIM_SHARE), BY[:2]):
-        statement = "training on the mixed pattern beats training on the within part (points)"
+        statement = "gain of training on the mixed pattern over training on the within part"
         point = where(rows, net="QAVAT").point.iloc[0]
-        claims.append(Claim(statement, point, paired(rows, "net", "QAVAT mixed", "QAVAT")))
+        claims.append(Claim(statement, point, paired(rows, "net", "QAVAT mixed", "QAVAT"), above=0))
         trained = where(rows, net=NETS[1:])
         better = where(trained, net=trained.groupby("net").accuracy.mean().idxmax())
         ideal = accuracies(table, of="ideal", net="QAT", **names).item()
-        statement = "the better of the two trainings loses more than 10 points against QAT on an ideal chip (points)"
-        claims.append(Claim(statement, better.point.iloc[0], bootstrap_mean(ideal - better.accuracy), 10.0))
+        lost = bootstrap_mean(ideal - better.accuracy)
+        claims.append(Claim("loss of the better of the two trainings", better.point.iloc[0], lost, above=10))
     return claims
 
 
@@ -110,8 +111,8 @@ def tail_claims(table: pd.DataFrame) -> list[Claim]:
         within, both = (quantile(accuracies(rows, share=share)) for share in (0.0, CLAIM_SHARE))
         return replace(apart(within, both), n=both.n)
 
-    statement = "the mixed pattern lowers the 5 % quantile (points)"
-    return claimed(where(table, of="chips", net="QAVAT"), BY[:2], statement, gap)
+    statement = "what the mixed pattern costs in the 5 % quantile"
+    return claimed(where(table, of="chips", net="QAVAT"), BY[:2], statement, gap, above=0)
 
 
 def asymmetry_claims(chips: pd.DataFrame) -> list[Claim]:
@@ -120,9 +121,9 @@ def asymmetry_claims(chips: pd.DataFrame) -> list[Claim]:
     def gap(rows: pd.DataFrame) -> Estimate:
         return difference_of_means(rows.accuracy[rows.e_between > 0], rows.accuracy[rows.e_between < 0])
 
-    statement = "chips with e_B > 0 are more accurate than those with e_B < 0 (points)"
+    statement = "lead of chips with e_B > 0 over those with e_B < 0"
     mixed = where(chips, net=PROBED, share=CLAIM_SHARE)
-    return claimed(mixed.assign(point=mixed.point.str.replace("same chips", "unpaired")), BY, statement, gap)
+    return claimed(mixed.assign(point=mixed.point.str.replace("same chips", "unpaired")), BY, statement, gap, above=0)
 
 
 def yield_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +140,7 @@ def yield_claims(yields: pd.DataFrame) -> list[Claim]:
     """Under the mixed pattern some network yields more than half good chips."""
     mixed = where(yields, share=CLAIM_SHARE)
     best = mixed.loc[mixed.groupby(BY[:2], sort=False)["yield"].idxmax()]
-    return stated(best, "the best of the three yields more than 50 % good chips (%)", "yield", 50.0)
+    return stated(best, "good chips with the best of the three", "yield", above=50, unit="%")
 
 
 def attribution(table: pd.DataFrame) -> pd.DataFrame:
@@ -175,17 +176,16 @@ def attribution_by_part(table: pd.DataFrame) -> pd.DataFrame:
 def attribution_claims(causes: pd.DataFrame) -> list[Claim]:
     """Between-chip variation alone costs something; and within and between do not simply add."""
     statements = {
-        "between": "between-chip variation alone costs accuracy (points)",
-        "interaction": "both together cost more than the sum of each alone (points)",
+        "between": "what between-chip variation alone costs",
+        "interaction": "what both together cost beyond the sum of each alone",
     }
-    return stated(causes.assign(text=causes.cause.map(statements)).dropna(subset="text"), "{text}", "loss")
+    return stated(causes.assign(text=causes.cause.map(statements)).dropna(subset="text"), "{text}", "loss", above=0)
 
 
 def part_claims(parts: pd.DataFrame) -> list[Claim]:
     """The part that loses most, component by component."""
     worst = parts.loc[parts.groupby(["network", "law", "component"], sort=False).loss.idxmax()]
-    statement = "the {component} part in {part} alone, the worst found, costs accuracy (points)"
-    return stated(worst, statement, "loss")
+    return stated(worst, "what the {component} part costs in {part} alone, the worst found", "loss", above=0)
 
 
 def break_even(nets: Mapping[str, nn.Module], data: Dataset, images: int = 64) -> pd.DataFrame:
@@ -233,5 +233,5 @@ def batch_norm_claims(gains: pd.DataFrame, point: str) -> list[Claim]:
     """At e_B = −0.5, statistics of the batch lose less than running ones."""
     at = gains[np.isclose(gains.e_between, -0.5)].set_index("statistics").accuracy
     lost = exactly(at["of the batch (training)"] - at["running (evaluation)"])
-    statement = "at e_B = −0.5 running statistics lose more than those of the batch (points)"
-    return [Claim(statement, point, lost, of="sweep")]
+    statement = "what running statistics lose beyond those of the batch at e_B = −0.5"
+    return [Claim(statement, point, lost, above=0, of="sweep")]

@@ -104,10 +104,10 @@ def shares(nets: dict[str, nn.Module]) -> pd.DataFrame:
 
 
 def conversion_claims(table: pd.DataFrame) -> list[Claim]:
-    statement, claims = "more than 90 % of the parameters sit on crossbars (%)", []
+    claims = []
     for row in table.itertuples():
         share = exactly(100 * row.cells / (row.cells + row.digital))
-        claims.append(Claim(statement, row.network, share, 90.0, of="network"))
+        claims.append(Claim("parameters on crossbars", row.network, share, above=90, unit="%", of="network"))
     return claims
 
 
@@ -122,11 +122,11 @@ def fit_claims(table: pd.DataFrame, found: Fit) -> list[Claim]:
     """The interval contains the truth: the smaller distance of the true value from its ends is positive."""
     claims = []
     for row in table.itertuples():
-        statement = f"the interval of {row.parameter} contains the true value (room to its nearer end)"
+        statement = f"room of the true value within the interval of {row.parameter}"
         room = exactly(min(row.high - row.true, row.true - row.low))
-        claims.append(Claim(statement, "simulated cells", room, of="fit"))
-    statement = "the cells decide on the law (log likelihood ahead of the other's)"
-    return [*claims, Claim(statement, found.law, exactly(found.evidence), 2.0, of="fit")]
+        claims.append(Claim(statement, "simulated cells", room, above=0, unit="", of="fit"))
+    statement, lead = "lead of the likelier law", exactly(found.evidence)
+    return [*claims, Claim(statement, found.law, lead, above=2, unit="log likelihood", of="fit")]
 
 
 def chip_means(cells: Cells, found: Fit) -> pd.DataFrame:
@@ -148,13 +148,13 @@ def chip_claims(table: pd.DataFrame, variation: Variation) -> list[Claim]:
     """Fine-tuning with variation against conversion alone and against QAT; tuned against untuned; the same chips."""
     point = f"{variation.law} σ_W {variation.within:.3f}, σ_B {variation.between:.3f}, same chips"
     pairs = [
-        ("QAVAT fine-tuning beats conversion alone (points)", ("QAVAT", "untuned"), ("converted", "untuned")),
-        ("QAVAT fine-tuning beats QAT fine-tuning (points)", ("QAVAT", "untuned"), ("QAT", "untuned")),
-        ("self-tuning raises QAVAT (points)", ("QAVAT", "self-tuned"), ("QAVAT", "untuned")),
-        ("self-tuned, QAVAT beats QAT (points)", ("QAVAT", "self-tuned"), ("QAT", "self-tuned")),
+        ("gain of QAVAT fine-tuning over conversion alone", ("QAVAT", "untuned"), ("converted", "untuned")),
+        ("gain of QAVAT fine-tuning over QAT fine-tuning", ("QAVAT", "untuned"), ("QAT", "untuned")),
+        ("gain of self-tuning, QAVAT", ("QAVAT", "self-tuned"), ("QAVAT", "untuned")),
+        ("gain of QAVAT over QAT, both self-tuned", ("QAVAT", "self-tuned"), ("QAT", "self-tuned")),
     ]
     claims = []
     for statement, *cases in pairs:
         gain = difference(*(accuracies(table, net=net, tuning=tuning) for net, tuning in cases))
-        claims.append(Claim(statement, point, gain))
+        claims.append(Claim(statement, point, gain, above=0))
     return claims
