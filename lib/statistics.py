@@ -149,7 +149,8 @@ def chip_yield(values: Values, threshold: float) -> Estimate:
 class Claim:
     """A statement at an operating point fixed beforehand: a value in its own unit, and between what it must lie.
 
-    expected: the run fails unless it holds.  of: what the estimate's n counts.  seeds: of the trainings behind it."""
+    expected: the run fails unless it holds.  of: what the estimate's n counts.  each: (training seed, its own
+    estimate)."""
 
     statement: str
     point: str
@@ -159,7 +160,12 @@ class Claim:
     unit: str = "points"
     expected: bool = False
     of: str = "chips"
-    seeds: tuple[int, ...] = ()
+    each: tuple[tuple[int, Estimate], ...] = ()
+
+    @property
+    def in_seeds(self) -> int:
+        """In how many seeds the interval over chips alone meets the requirement."""
+        return sum(e.low > self.above and e.high < self.below for _, e in self.each)
 
     @property
     def requirement(self) -> str:

@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     chosen = profile(options.profile, settings.networks, settings.seeds)
     selected = _selected(options.only, available)
     _check(chosen, selected, settings.networks)
-    wanted = [m for seed in chosen.seeds for m in studies.every_measurement(chosen, selected, seed)]
+    wanted = studies.every_measurement(chosen, selected)
     if options.dry_run:
         return _dry_run(wanted, settings)
     require_renderers()  # before what takes long

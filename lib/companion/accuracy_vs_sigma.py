@@ -5,23 +5,12 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ..networks import NAMES
-from ..statistics import Claim, bootstrap_mean, chip_yield, quantile
+from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, quantile
 from ..trials import QUANTIZED
-from . import cases
+from . import cases, claims
 from .cases import Case
-from .claims import (
-    ALTERNATIVES,
-    YIELD_MARGIN,
-    accuracies,
-    apart,
-    columns,
-    difference,
-    exactly,
-    good_chips,
-    groups,
-    where,
-)
-from .profiles import Profile, Setting
+from .claims import ALTERNATIVES, YIELD_MARGIN, accuracies, alike, apart, difference, exactly, good_chips, paired, where
+from .profiles import Profile
 
 
 def measurements(profile: Profile, seed: int = 0) -> list[Case]:
@@ -34,7 +23,7 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
             for sigma in sigmas:
                 t = cases.trial(setting, method, bits, cases.training(setting, sigma), seed)
                 trained = round(t.variation.total, 9)
-                found.append(cases.within(profile, setting, t, sigma, trained_sigma=trained, seed=seed))
+                found.append(cases.within(profile, setting, t, sigma, trained_sigma=trained))
     return found
 
 
@@ -45,17 +34,19 @@ def panels_of(profile: Profile) -> list[tuple[str, str]]:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """A row per network, bits, method and σ: mean with interval, 5% quantile with interval, yield with interval."""
-    rows = []
-    for names, part in groups(table, ["network", "bits", "method", "trained_sigma", "sigma"]):
-        values, whole = part.accuracy, accuracies(table, network=names["network"], method="float").item()
-        found = (bootstrap_mean(values), quantile(values), chip_yield(values, whole - YIELD_MARGIN))
-        if not names["sigma"]:  # without variation all chips are one: nothing for an interval over chips to say
-            found = tuple(exactly(e.value) for e in found)
-        names |= {"n_chips": len(values), "seeds": part.seed.nunique()}
-        for name, estimate in zip(("mean", "q05", "yield"), found, strict=True):
-            names |= columns(name, estimate)
-        rows.append(names)
-    return pd.DataFrame(rows)
+
+    def statistics(rows: pd.DataFrame) -> dict:
+        values, whole = rows.accuracy, alike(table, rows, "network", method="float").accuracy.item()
+        found = {"mean": bootstrap_mean(values), "q05": quantile(values)}
+        found["yield"] = chip_yield(values, whole - YIELD_MARGIN)
+        if rows.sigma.iloc[0]:
+            return found
+        # without variation all chips are one: nothing for an interval over chips to say
+        return {name: exactly(e.value) for name, e in found.items()}
+
+    found = claims.summary(table, ["network", "bits", "method", "trained_sigma", "sigma"], statistics)
+    found.insert(5, "seeds", [len(each["mean"]) for each in found.each])
+    return found
 
 
 def by_method(summary_table: pd.DataFrame, network: str, bits: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -65,61 +56,79 @@ def by_method(summary_table: pd.DataFrame, network: str, bits: str) -> Iterator[
         yield method, rows[rows.method == method].sort_values("sigma")
 
 
-def gains(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+def gains(table: pd.DataFrame) -> pd.DataFrame:
     """A row per network, bits, alternative and σ: QAVAT − alternative on the same chips, with interval (points)."""
-    rows = []
-    for network, bits in panels_of(profile):
-        at = {"network": network, "bits": bits}
-        for other in ALTERNATIVES:
-            for sigma in profile.sigmas:
-                ours, theirs = (accuracies(table, **at, method=m, sigma=sigma) for m in ("QAVAT", other))
-                gain = difference(ours, theirs) if sigma else exactly(ours.item() - theirs.item())
-                row = at | {"against": other, "sigma": sigma, "n_chips": len(ours)}
-                rows.append(row | columns("gain", gain))
-    return pd.DataFrame(rows)
+
+    def gain(rows: pd.DataFrame, other: str) -> Estimate:
+        found = difference(accuracies(rows), accuracies(alike(table, rows, "network", "bits", "sigma", method=other)))
+        return found if rows.sigma.iloc[0] else exactly(found.value)
+
+    parts = []
+    for other in ALTERNATIVES:
+        rows = where(table, method="QAVAT")
+        found = claims.summary(rows, ["network", "bits", "sigma"], lambda r: {"gain": gain(r, other)})  # noqa: B023
+        found.insert(2, "against", other)
+        parts.append(found)
+    return pd.concat(parts).sort_values(["network", "bits"], kind="stable", ignore_index=True)
 
 
-def at_claim(table: pd.DataFrame, profile: Profile, setting: Setting, bits: str) -> dict[str, pd.Series]:
-    """Method → accuracy (%) of every chip at the claim's σ."""
-    at = {"network": setting.network, "bits": bits, "sigma": profile.claim_sigma}
-    return {method: accuracies(table, **at, method=method) for method in QUANTIZED}
+def at_claim(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """The rows at the claim's σ, with the operating point."""
+    rows = where(table, sigma=profile.claim_sigma)
+    return rows.assign(point=rows.network.map(NAMES) + " " + rows.bits + f", σ {profile.claim_sigma:g}")
+
+
+def claim_bits(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
+    """Of these, the rows at the bits that were fixed on the validation split."""
+    return pd.concat(where(at_claim(table, profile), network=s.network, bits=s.claim_bits) for s in profile.settings)
 
 
 def accuracy_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """QAVAT beats each alternative at σ = claim_sigma; expected at the bits fixed on the validation split."""
-    claims = []
-    for setting in profile.settings:
-        for bits in sorted(setting.bits, key=lambda b: b != setting.claim_bits):
-            values = at_claim(table, profile, setting, bits)
-            expected = profile.claims_expected and bits == setting.claim_bits
-            point = f"{NAMES[setting.network]} {bits}, σ {profile.claim_sigma:g}, same chips"
-            for other in ALTERNATIVES:
-                gain = difference(values["QAVAT"], values[other])
-                claims.append(Claim(f"gain of QAVAT over {other}", point, gain, above=0, expected=expected))
-    return claims
+    fixed = {s.network: s.claim_bits for s in profile.settings}
+    rows = where(at_claim(table, profile), method=QUANTIZED)
+    rows = rows.assign(point=rows.point + ", same chips")
+    return [
+        one
+        for other in ALTERNATIVES
+        for one in claims.claimed(
+            rows,
+            ["network", "bits"],
+            f"gain of QAVAT over {other}",
+            lambda r: paired(r, "method", "QAVAT", other),  # noqa: B023  # used here
+            expected=lambda row: profile.claims_expected and row.bits == fixed[row.network],
+            above=0,
+        )
+    ]
 
 
 def quantile_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """The unlucky chips of QAVAT beat those of each alternative: the intervals of the quantiles do not meet."""
-    claims = []
-    for setting in profile.settings:
-        values = at_claim(table, profile, setting, setting.claim_bits)
-        point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {profile.claim_sigma:g}"
-        for other in ALTERNATIVES:
-            gap = apart(quantile(values["QAVAT"]), quantile(values[other]))
-            claims.append(Claim(f"gain of QAVAT over {other} in the 5 % quantile", point, gap, above=0))
-    return claims
+
+    def gap(rows: pd.DataFrame, other: str) -> Estimate:
+        return apart(*(quantile(accuracies(rows, method=method)) for method in ("QAVAT", other)))
+
+    return [
+        one
+        for other in ALTERNATIVES
+        for one in claims.claimed(
+            claim_bits(table, profile),
+            ["network"],
+            f"gain of QAVAT over {other} in the 5 % quantile",
+            lambda r: gap(r, other),  # noqa: B023  # used here
+            above=0,
+        )
+    ]
 
 
 def yield_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """At the claim's σ more than half of the chips are good with QAVAT."""
-    claims = []
-    for setting in profile.settings:
-        at = {"network": setting.network, "bits": setting.claim_bits, "sigma": profile.claim_sigma, "method": "QAVAT"}
-        good = good_chips(where(table, **at), accuracies(table, network=setting.network, method="float").item())
-        point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {profile.claim_sigma:g}"
-        claims.append(Claim("good chips with QAVAT", point, good, above=50, unit="%"))
-    return claims
+
+    def good(rows: pd.DataFrame) -> Estimate:
+        return good_chips(rows, alike(table, rows, "network", method="float").accuracy.item())
+
+    ours = where(claim_bits(table, profile), method="QAVAT")
+    return claims.claimed(ours, ["network"], "good chips with QAVAT", good, above=50, unit="%")
 
 
 def trends(summary_table: pd.DataFrame, of: list[tuple[str, str]], column: str) -> str:

@@ -31,16 +31,16 @@ class Case:
 
 
 def tidy(cases: Sequence[Case], found: Mapping[Measurement, Counts]) -> pd.DataFrame:
-    """A row per case and chip: the case's names, chip, images, correct, accuracy (%); equal cases once.
+    """A row per case and chip: the case's names, seed, chip, images, correct, accuracy (%); equal cases once.
 
     Raises InputError where two measurements have the same names: their chips would be taken for each other's."""
     named: dict[tuple, Case] = {}
     for case in cases:
-        names = tuple(case.names.items())
+        names = (*case.names.items(), ("seed", case.measurement.trial.seed))
         if named.setdefault(names, case).measurement != case.measurement:
             shown = ", ".join(f"{name}={value!r}" for name, value in names)
             raise InputError(f"2 results share the names {shown}; give the tunings labels that differ")
-    frames = [found[case.measurement].to_frame().assign(**case.names) for case in named.values()]
+    frames = [found[case.measurement].to_frame().assign(**dict(names)) for names, case in named.items()]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 

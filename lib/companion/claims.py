@@ -1,12 +1,13 @@
 """Tidy tables: a row per case and chip in, a row per group out; and what the claims of several notebooks share."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ..checks import InputError
-from ..statistics import Claim, Estimate, chip_yield, paired_difference
+from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, paired_difference
 
 YIELD_MARGIN = 5.0  # points below float accuracy that a good chip may lose
 ALTERNATIVES = ("QAT", "PTQ-VAT")  # what QAVAT is held against, each on its own
@@ -18,18 +19,41 @@ def groups(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.Da
         yield dict(zip(by, names, strict=True)), rows
 
 
+def over_seeds(found: Mapping[int, Estimate]) -> Estimate:
+    """Of one seed its own estimate, over chips; of several their mean and Student's t interval over seeds."""
+    one, *more = found.values()
+    if not more:
+        return one
+    values = [e.value for e in found.values()]
+    return mean(values) if np.isfinite(values).all() else Estimate(math.nan, math.nan, math.nan, len(values))
+
+
 def summary(
     table: pd.DataFrame, by: Sequence[str], statistics: Callable[[pd.DataFrame], dict[str, Estimate | float]]
 ) -> pd.DataFrame:
-    """A row per group: its names, each statistic of its rows (an `Estimate` as three columns), n_chips, and the
-    operating point of its claims, where the table has one."""
+    """A row per group: its names, each statistic of its rows (an `Estimate` as three columns), n_chips.
+
+    Statistics are of one seed's rows, and combined `over_seeds` (plain numbers: their mean).  each: name → seed → the
+    seed's own estimate; point: where the table has one, that of the group.  Neither is published."""
     rows = []
     for names, part in groups(table, by):
-        for name, found in statistics(part).items():
-            names |= columns(name, found) if isinstance(found, Estimate) else {name: found}
+        found = {int(seed): statistics(own) for seed, own in part.groupby("seed", sort=False)}
+        each: dict[str, dict[int, Estimate]] = {}
+        for name, first in next(iter(found.values())).items():
+            if isinstance(first, Estimate):
+                each[name] = {seed: own[name] for seed, own in found.items()}
+                names |= columns(name, over_seeds(each[name]))
+            else:
+                names[name] = first if len(found) == 1 else np.mean([own[name] for own in found.values()])
         point = {"point": part.point.iloc[-1]} if "point" in part else {}
-        rows.append(names | {"n_chips": part.chip.nunique()} | point)
+        rows.append(names | {"n_chips": part.chip.nunique()} | point | {"each": each})
     return pd.DataFrame(rows)
+
+
+def claim(statement: str, point: str, each: Mapping[int, Estimate], **about) -> Claim:
+    """A claim on what was estimated seed by seed.  about: the requirement, and what else a `Claim` has."""
+    seeds = {"of": "seeds"} if len(each) > 1 else {}
+    return Claim(statement, point, over_seeds(each), **seeds | about, each=tuple(each.items()))
 
 
 def claimed(
@@ -40,18 +64,25 @@ def claimed(
     expected: Callable[[dict], bool] = lambda names: False,
     **requirement,
 ) -> list[Claim]:
-    """A claim per group: the statistic of its rows, at the operating point of the last.  requirement: as of `Claim`."""
-    return [
-        Claim(statement, rows.point.iloc[-1], statistic(rows), expected=expected(names), **requirement)
-        for names, rows in groups(table, by)
-    ]
+    """A claim per group: the statistic of its rows, seed by seed, at the operating point of the last."""
+    return stated(
+        summary(table, by, lambda rows: {"found": statistic(rows)}), statement, "found", expected, **requirement
+    )
 
 
-def stated(table: pd.DataFrame, statement: str, name: str, **requirement) -> list[Claim]:
+def stated(
+    table: pd.DataFrame, statement: str, name: str, expected: Callable = lambda row: False, **requirement
+) -> list[Claim]:
     """A claim per row of a summary: its estimate `name` at its point; {column} in the statement is the row's own."""
     return [
-        Claim(statement.format(**row), row.point, estimate(row, name), **requirement) for _, row in table.iterrows()
+        claim(statement.format(**row), row.point, row.each[name], expected=expected(row), **requirement)
+        for _, row in table.iterrows()
     ]
+
+
+def alike(table: pd.DataFrame, rows: pd.DataFrame, *names: str, **others) -> pd.DataFrame:
+    """The rows of a table that share some names with the rows given, their seed always, and have the others."""
+    return where(table, **{name: rows[name].iloc[0] for name in (*names, "seed")} | others)
 
 
 def where(table: pd.DataFrame, **names) -> pd.DataFrame:
@@ -88,6 +119,11 @@ def paired(table: pd.DataFrame, column: str, above, below) -> Estimate:
 def good_chips(rows: pd.DataFrame, whole: float) -> Estimate:
     """Yield (%): the share of chips at most YIELD_MARGIN points below `whole`, the float network's accuracy."""
     return scaled(chip_yield(rows.accuracy, whole - YIELD_MARGIN), 100)
+
+
+def loss(table: pd.DataFrame, rows: pd.DataFrame) -> Estimate:
+    """Accuracy of QAT on an ideal chip minus that of some rows of one network, law and seed (points)."""
+    return bootstrap_mean(alike(table, rows, "network", "law", of="ideal", net="QAT").accuracy.item() - rows.accuracy)
 
 
 def exactly(value: float) -> Estimate:

@@ -15,7 +15,7 @@ from ..selftuning import SelfTuning
 from ..statistics import Claim, bootstrap_mean, recovery
 from ..variation import Chip
 from .cases import COLUMNS, Case, benches, controls
-from .claims import accuracies, aligned, difference, exactly, groups, paired, stated, summary, where
+from .claims import accuracies, aligned, alike, claimed, difference, exactly, groups, paired, stated, summary, where
 from .profiles import Profile
 
 READ_NOISES, READ_STEPS = (0.01, 0.03, 0.1), (0.05, 0.2, 0.5)  # of the reading, in units of e
@@ -54,7 +54,7 @@ def size_table(
         network, law, kind, size = rows[[*BY, "kind", "size"]].iloc[0]
         estimator = ReferenceCells(int(size)) if kind == "cells" else ReferenceColumns(int(size))
         price = cost(SelfTuning(estimator), nets[network, law], batches[network], law)
-        tuned = where(table, of="tuned", network=network, law=law)
+        tuned = alike(table, rows, *BY, of="tuned")
         untuned, oracle = (accuracies(tuned, tuning=label) for label in ("none", "oracle"))
         values = accuracies(rows)
         return {
@@ -83,11 +83,10 @@ def smallest_table(sizes: pd.DataFrame) -> pd.DataFrame:
 def size_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """The cells of the claims stay within one point of the oracle."""
     claims = []
-    for bench in benches(profile):
-        rows = where(table, of="tuned", network=bench.setting.network, law=bench.law)
-        ours = bench.tuning.label
-        behind = paired(rows, "tuning", "oracle", ours)
-        claims.append(Claim(f"distance of {ours} from the oracle", rows.point.iloc[0], behind, below=1))
+    for law, n in profile.cells:
+        ours, rows = ReferenceCells(n).label, where(table, of="tuned", law=law)
+        about = f"distance of {ours} from the oracle"
+        claims += claimed(rows, BY, about, lambda r: paired(r, "tuning", "oracle", ours), below=1)  # noqa: B023
     return claims
 
 
@@ -97,8 +96,7 @@ def reading_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     exact = {law: ReferenceCells(n).label for law, n in profile.cells}
 
     def statistics(rows: pd.DataFrame) -> dict:
-        network, law = rows[BY].iloc[0]
-        best = accuracies(table, of="tuned", network=network, law=law, tuning=exact[law])
+        best = accuracies(alike(table, rows, *BY, of="tuned", tuning=exact[rows.law.iloc[0]]))
         return {"mean": bootstrap_mean(rows.accuracy), "lost": difference(best, accuracies(rows))}
 
     return summary(where(table, of="reading"), [*BY, "error", "size", "deviation"], statistics)

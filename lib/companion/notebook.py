@@ -49,9 +49,11 @@ class Notebook:
         self.keys: list[str] = []  # of all results so far; latest: of those last collected
         self.latest: list[str] = []
 
-    def collect(self, measurements: Callable) -> pd.DataFrame:
-        """The tidy table of a study: what the store lacks is computed now."""
-        wanted = measurements(self.profile, self.seed)
+    def collect(self, measurements: Callable, every_seed: bool = True) -> pd.DataFrame:
+        """The tidy table of a study, of every seed of the profile or of this notebook's: what the store lacks is
+        computed now."""
+        seeds = self.profile.seeds if every_seed else (self.seed,)
+        wanted = [case for seed in seeds for case in measurements(self.profile, seed)]
         found = engine.collect([case.measurement for case in wanted], self.settings)
         self.latest = [engine.measurement_key(m, self.settings) for m in found]
         self.keys += self.latest
@@ -84,7 +86,7 @@ class Notebook:
 
         name: "03_accuracy", the notebook's number first.  data: what is plotted; the points of its claims stay with
         them.  keys: of the results it stands on, and dataset: its images, where not those of the notebook's results."""
-        folder, data = self.settings.figures, data.drop(columns="point", errors="ignore")
+        folder, data = self.settings.figures, data.drop(columns=["point", "each"], errors="ignore")
         folder.mkdir(parents=True, exist_ok=True)
         png = self._image(fig, "png", dpi=150, metadata={"Software": None})
         fig.set_layout_engine("none")  # the layout is done, and stays as it is
@@ -129,7 +131,8 @@ def claim_record(claim: Claim, seed: int) -> dict:
         **{name: getattr(claim, name) for name in plain},
         **{name: None if np.isnan(v) else round(v, 6) for name, v in bounds.items()},
         "n": e.n,
-        "seeds": list(claim.seeds or (seed,)),
+        "seeds": [seed for seed, _ in claim.each] or [seed],
+        "in_seeds": claim.in_seeds if claim.each else None,
     }
 
 
@@ -164,7 +167,7 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
             "measured [95%]": f"{c.estimate.value:.2f} [{c.estimate.low:.2f}, {c.estimate.high:.2f}] {c.unit}",
             "required": c.requirement,
             "verdict": c.verdict,
-            "n": f"{c.estimate.n} {c.of}",
+            "n": f"{c.estimate.n} {c.of}" + (f", in {c.in_seeds} of {len(c.each)} alone" if len(c.each) > 1 else ""),
             "expected": "yes" if c.expected else "no",
         }
         for c in claims

@@ -9,21 +9,9 @@ import pandas as pd
 
 from ..estimators import Oracle
 from ..selftuning import SelfTuning
-from ..statistics import Claim, bootstrap_mean, mean, recovery
+from ..statistics import Claim, Estimate, bootstrap_mean, recovery
 from .cases import COLUMNS, NETS, Case, benches, controls
-from .claims import (
-    accuracies,
-    aligned,
-    claimed,
-    columns,
-    difference,
-    good_chips,
-    groups,
-    paired,
-    stated,
-    summary,
-    where,
-)
+from .claims import accuracies, aligned, alike, claimed, difference, good_chips, loss, paired, stated, summary, where
 from .profiles import Profile
 
 NEEDED_GAIN, NEEDED_RECOVERY, ALLOWED_LOSS = 5.0, 0.8, 10.0
@@ -58,29 +46,24 @@ def self_tuned(table: pd.DataFrame) -> pd.DataFrame:
     return table[~table["tuned by"].isin(("untuned", "oracle"))]
 
 
-def reference(table: pd.DataFrame, rows: pd.DataFrame) -> float:
-    """Accuracy (%) of QAT on an ideal chip, of the network and law of some rows."""
-    names = {"network": rows.network.iloc[0], "law": rows.law.iloc[0]}
-    return accuracies(table, of="ideal", net="QAT", **names).item()
-
-
 def tuned_table(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, tuning: mean, both losses, recovery, yield (%) with intervals, 5% quantile; in full."""
-    found = []
-    for names, rows in groups(where(table, of="tuned"), BY):
-        whole = accuracies(table, **names | {"net": "float"}).item()
-        ideal = accuracies(table, of="ideal", **names).item()
-        untuned, oracle = (accuracies(rows, **{"tuned by": by}) for by in ("untuned", "oracle"))
-        for more, part in groups(rows, ["tuning", "tuned by"]):
-            values = accuracies(part)
-            row = names | {"tuning": more["tuning"]} | columns("mean", bootstrap_mean(values))
-            row |= columns("loss_own", bootstrap_mean(ideal - values))
-            row |= columns("loss", bootstrap_mean(reference(table, rows) - values))
-            row |= columns("recovery", recovery(*aligned(values, untuned, oracle)))
-            row |= {"q05": float(np.quantile(values, 0.05)), "n_chips": len(values)}
-            row |= columns("yield", good_chips(part, whole))
-            found.append(row | {"tuned by": more["tuned by"], "point": part.point.iloc[0]})
-    return pd.DataFrame(found)
+
+    def statistics(rows: pd.DataFrame) -> dict:
+        whole, ideal = (
+            alike(table, rows, *BY[:2], of="ideal", net=n).accuracy.item() for n in ("float", rows.net.iloc[0])
+        )
+        untuned, oracle = (alike(table, rows, *BY, of="tuned", **{"tuned by": by}) for by in ("untuned", "oracle"))
+        return {
+            "mean": bootstrap_mean(rows.accuracy),
+            "loss_own": bootstrap_mean(ideal - rows.accuracy),
+            "loss": loss(table, rows),
+            "recovery": recovery(*aligned(*map(accuracies, (rows, untuned, oracle)))),
+            "q05": float(np.quantile(rows.accuracy, 0.05)),
+            "yield": good_chips(rows, whole),
+        }
+
+    return summary(where(table, of="tuned"), [*BY, "tuning", "tuned by"], statistics)
 
 
 def yield_claims(tuned: pd.DataFrame) -> list[Claim]:
@@ -88,32 +71,23 @@ def yield_claims(tuned: pd.DataFrame) -> list[Claim]:
     return stated(self_tuned(tuned), "good chips, self-tuned", "yield", above=50, unit="%")
 
 
-def recovery_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
+def recovery_claims(tuned: pd.DataFrame, profile: Profile) -> list[Claim]:
     """Reference cells recover 80% of what the oracle does; expected wherever the oracle gains 5 points or more."""
-    statement = "share of the oracle's gain that self-tuning recovers"
-    claims = []
-    for _, rows in groups(where(table, of="tuned"), BY):
-        untuned, oracle = (accuracies(rows, **{"tuned by": by}) for by in ("untuned", "oracle"))
-        tuned = accuracies(self_tuned(rows))
-        enough = mean(oracle - untuned).value >= NEEDED_GAIN
-        point = rows.point.iloc[0] + ("" if enough else f"; the oracle gains less than {NEEDED_GAIN:g} points")
-        share, required = recovery(*aligned(tuned, untuned, oracle)), profile.claims_expected and enough
-        claims.append(Claim(statement, point, share, above=NEEDED_RECOVERY, unit="ratio", expected=required))
-    return claims
+    untuned, oracle = (tuned[tuned["tuned by"] == by].set_index(BY)["mean"] for by in ("untuned", "oracle"))
+    rows = self_tuned(tuned).set_index(BY, drop=False)
+    rows = rows.assign(enough=oracle - untuned >= NEEDED_GAIN)
+    few = f"; the oracle gains less than {NEEDED_GAIN:g} points"
+    rows["point"] = rows.point.where(rows.enough, rows.point + few)
+    statement, expected = "share of the oracle's gain that self-tuning recovers", profile.claims_expected
+    required = {"above": NEEDED_RECOVERY, "unit": "ratio", "expected": lambda row: expected and bool(row.enough)}
+    return stated(rows, statement, "recovery", **required)
 
 
-def loss_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
+def loss_claims(tuned: pd.DataFrame, profile: Profile) -> list[Claim]:
     """Self-tuned, the loss against QAT on an ideal chip is below 10 points; expected for QAVAT of the first network."""
-    return claimed(
-        self_tuned(where(table, of="tuned")),
-        BY,
-        "loss, self-tuned",
-        lambda rows: bootstrap_mean(reference(table, rows) - rows.accuracy),
-        below=ALLOWED_LOSS,
-        expected=lambda at: (
-            profile.claims_expected and at["net"] == "QAVAT" and at["network"] == profile.settings[0].network
-        ),
-    )
+    ours = profile.claims_expected and ("QAVAT", profile.settings[0].network)
+    expected = {"expected": lambda row: (row.net, row.network) == ours}
+    return stated(self_tuned(tuned), "loss, self-tuned", "loss", below=ALLOWED_LOSS, **expected)
 
 
 def training_claims(table: pd.DataFrame) -> list[Claim]:
@@ -131,8 +105,8 @@ def control_table(table: pd.DataFrame) -> pd.DataFrame:
     tried = where(table, of="control")
 
     def statistics(rows: pd.DataFrame) -> dict:
-        same = where(tried, **{name: rows[name].iloc[0] for name in BY})
-        gain, over = (difference(accuracies(rows), accuracies(same, tuning=t)) for t in ("none", "oracle"))
+        others = (accuracies(alike(tried, rows, *BY, tuning=t)) for t in ("none", "oracle"))
+        gain, over = (difference(accuracies(rows), other) for other in others)
         return {"mean": bootstrap_mean(rows.accuracy), "gain": gain, "over_oracle": over}
 
     return summary(tried, [*BY, "tuning"], statistics)
@@ -145,8 +119,9 @@ def control_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
         rows = where(table, of="control", network=bench.setting.network, law=bench.law, net="QAVAT")
         ours = bench.tuning.label
         for control in controls(bench, "QAVAT"):
-            gain = paired(rows, "tuning", ours, control.label)
-            claims.append(Claim(f"gain of {ours} over {control.label}", rows.point.iloc[0], gain, above=0))
+            tried = where(rows, tuning=(control.label, ours))
+            about = f"gain of {ours} over {control.label}"
+            claims += claimed(tried, BY, about, lambda r: paired(r, "tuning", ours, control.label), above=0)  # noqa: B023
     return claims
 
 
@@ -158,8 +133,9 @@ def tuned_share_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def share_claims(table: pd.DataFrame) -> list[Claim]:
     """Tuning costs nothing where there is nothing to tune: at ρ = 0 it loses less than a point."""
-    claims = []
-    for _, rows in groups(where(table, of="share", share=0.0), BY[:2]):
-        cost = difference(accuracies(rows, **{"tuned by": "untuned"}), accuracies(self_tuned(rows)))
-        claims.append(Claim("what tuning costs where nothing is shared", rows.point.iloc[0], cost, below=1))
-    return claims
+
+    def cost(rows: pd.DataFrame) -> Estimate:
+        return difference(accuracies(rows, **{"tuned by": "untuned"}), accuracies(self_tuned(rows)))
+
+    nothing = where(table, of="share", share=0.0)
+    return claimed(nothing, BY[:2], "what tuning costs where nothing is shared", cost, below=1)

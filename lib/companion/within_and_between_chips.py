@@ -22,7 +22,22 @@ from ..statistics import Claim, Estimate, bootstrap_mean, difference_of_means, q
 from ..torch_internals import BatchNorm
 from ..variation import Chip
 from .cases import NETS, Case, benches
-from .claims import accuracies, apart, claimed, columns, exactly, good_chips, groups, paired, stated, summary, where
+from .claims import (
+    accuracies,
+    alike,
+    apart,
+    claimed,
+    columns,
+    estimate,
+    exactly,
+    good_chips,
+    groups,
+    loss,
+    paired,
+    stated,
+    summary,
+    where,
+)
 from .profiles import CLAIM_SHARE, Profile, Setting
 
 PROBED = NETS[:2]  # of which the loss is taken apart
@@ -81,16 +96,16 @@ def mixed_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
 
 def training_claims(table: pd.DataFrame) -> list[Claim]:
     """Training on the mixed pattern helps under the mixed pattern; and whether it brings the loss below 10 points."""
-    claims = []
-    for names, rows in groups(where(table, of="chips", share=CLAIM_SHARE), BY[:2]):
-        statement = "gain of training on the mixed pattern over training on the within part"
-        point = where(rows, net="QAVAT").point.iloc[0]
-        claims.append(Claim(statement, point, paired(rows, "net", "QAVAT mixed", "QAVAT"), above=0))
-        trained = where(rows, net=NETS[1:])
-        better = where(trained, net=trained.groupby("net").accuracy.mean().idxmax())
-        ideal = accuracies(table, of="ideal", net="QAT", **names).item()
-        lost = bootstrap_mean(ideal - better.accuracy)
-        claims.append(Claim("loss of the better of the two trainings", better.point.iloc[0], lost, above=10))
+    mixed = where(table, of="chips", share=CLAIM_SHARE)
+    statement = "gain of training on the mixed pattern over training on the within part"
+    ours = mixed.assign(
+        point=mixed.point.where(mixed.net == "QAVAT").groupby([mixed.network, mixed.law]).transform("first")
+    )
+    claims = claimed(ours, BY[:2], statement, lambda rows: paired(rows, "net", "QAVAT mixed", "QAVAT"), above=0)
+    means = where(mixed, net=NETS[1:]).groupby(BY, sort=False).accuracy.mean()
+    for network, law, net in means.groupby(level=BY[:2], sort=False).idxmax():
+        better = where(mixed, network=network, law=law, net=net)
+        claims += claimed(better, BY, "loss of the better of the two trainings", lambda r: loss(table, r), above=10)
     return claims
 
 
@@ -99,9 +114,9 @@ def distribution_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     at = {(b.setting.network, b.law): b for b in benches(profile)}
     frames = [
         rows.assign(e_between=shared_deviations(at[n["network"], n["law"]].pattern(n["share"]), rows.chip))
-        for n, rows in groups(where(table, of="chips"), [*BY, "share"])
+        for n, rows in groups(where(table, of="chips"), [*BY, "share", "seed"])
     ]
-    return pd.concat(frames, ignore_index=True)[[*BY, "share", "chip", "e_between", "accuracy", "point"]]
+    return pd.concat(frames, ignore_index=True)[[*BY, "share", "seed", "chip", "e_between", "accuracy", "point"]]
 
 
 def tail_claims(table: pd.DataFrame) -> list[Claim]:
@@ -130,7 +145,7 @@ def yield_table(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, share, yield (%) with Wilson interval, q05 with its interval, n_chips."""
 
     def statistics(rows: pd.DataFrame) -> dict:
-        whole = accuracies(table, network=rows.network.iloc[0], law=rows.law.iloc[0], net="float").item()
+        whole = alike(table, rows, *BY[:2], net="float").accuracy.item()
         return {"yield": good_chips(rows, whole), "q05": quantile(rows.accuracy)}
 
     return summary(where(table, of="chips"), [*BY, "share"], statistics)
@@ -146,19 +161,24 @@ def yield_claims(yields: pd.DataFrame) -> list[Claim]:
 def attribution(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, cause, loss (points, with interval): quantization = float − ideal chip; within and between
     alone; interaction = the mixed loss beyond their sum.  The same unit normals in all."""
-    found = []
-    for names, rows in groups(where(table, of="cause"), BY):
-        whole = accuracies(table, **names | {"net": "float"}).item()
+
+    def causes(rows: pd.DataFrame) -> dict:
+        whole, own = (
+            alike(table, rows, *BY[:2], of="ideal", net=n).accuracy.item() for n in ("float", rows.net.iloc[0])
+        )
         ideal, within, between, both = (accuracies(rows, cause=c) for c in ("ideal", "within", "between", "both"))
-        causes = {
-            "quantization": exactly(whole - accuracies(table, of="ideal", **names).item()),
+        return {
+            "quantization": exactly(whole - own),
             "within": bootstrap_mean(ideal - within),
             "between": bootstrap_mean(ideal - between),
             "interaction": bootstrap_mean(within + between - ideal - both),
         }
-        for cause, e in causes.items():
-            row = names | {"cause": cause, **columns("loss", e), "n_chips": len(both)}
-            found.append(row | {"point": where(rows, cause="both").point.iloc[0]})
+
+    found = []
+    for _, row in summary(where(table, of="cause"), BY, causes).iterrows():
+        for cause, each in row.each.items():
+            names = {name: row[name] for name in BY} | {"cause": cause} | columns("loss", estimate(row, cause))
+            found.append(names | {"n_chips": row.n_chips, "point": row.point, "each": {"loss": each}})
     return pd.DataFrame(found)
 
 
@@ -166,8 +186,7 @@ def attribution_by_part(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, part, component, loss: QAVAT with variation in one layer (or residual block) at a time."""
 
     def statistics(rows: pd.DataFrame) -> dict:
-        names = {"network": rows.network.iloc[0], "law": rows.law.iloc[0]}
-        ideal = accuracies(table, of="cause", cause="ideal", net="QAVAT", **names)
+        ideal = accuracies(alike(table, rows, *BY[:2], of="cause", cause="ideal", net="QAVAT"))
         return {"loss": bootstrap_mean(ideal - accuracies(rows))}
 
     return summary(where(table, of="part"), ["network", "law", "part", "component"], statistics)
