@@ -146,7 +146,7 @@ def test_clean_keeps_figures(monkeypatch, tmp_path, capsys):
 
 
 def test_force_forgets_every_count_of_a_training(tmp_path, monkeypatch):
-    settings, one = Settings.read(cache=tmp_path), studies.every_measurement(profile("smoke"), ["00"], 0)[-1]
+    settings, one = Settings.read(cache=tmp_path), studies.every_measurement(profile("smoke"), ["00"])[-1]
     store = settings.store
     two = type(one)(**{**vars(one), "images": 7})
     store.save_checkpoint(engine.trial_key(one.trial, settings), {"net/w": torch.ones(1)}, {})

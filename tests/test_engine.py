@@ -226,7 +226,7 @@ def test_a_registered_law_redefined_trains_anew(tmp_path, monkeypatch):
 
 
 def other_processor(state, eps=0.5):
-    return {name: t + eps * torch.randn_like(t) if t.is_floating_point() else t for name, t in state.items()}
+    return {name: t + eps * torch.rand_like(t) if t.is_floating_point() else t for name, t in state.items()}
 
 
 @pytest.mark.filterwarnings("ignore:the first layer's quantizer")  # of a network that was shaken

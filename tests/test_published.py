@@ -87,7 +87,7 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     half = 4.302653 * seeds.std(ddof=1) / np.sqrt(3)
     assert first.ours_high - first.ours_mean == pytest.approx(half, rel=1e-5)
     good, bad = paper_versus_ours.agreement_claims(table)
-    assert good.estimate.value == pytest.approx(0.3) and good.requirement == "-1.5 to 1.5" and good.seeds == (0, 1, 2)
+    assert good.estimate.value == pytest.approx(0.3) and good.requirement == "-1.5 to 1.5" and good.of == "seeds"
     assert bad.verdict == "the opposite holds"
     # what a run commits is read again, and replaced by a newer one
     folder = tmp_path / "reduced"
@@ -112,7 +112,7 @@ def test_a_variant_changes_one_thing():
 
 def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
     values = {"unchanged": [90.0, 80.0, 85.0], "one": [90.2, 80.1, 85.3], "two": [88.0, 78.5, 83.0]}
-    frames = [pd.DataFrame({"change": name, "chip": range(3), "accuracy": v}) for name, v in values.items()]
+    frames = [pd.DataFrame({"change": name, "seed": 0, "chip": range(3), "accuracy": v}) for name, v in values.items()]
     found = paper_versus_ours.effects(pd.concat(frames)).set_index("change")
     assert found.loc["one", "effect"] == pytest.approx(0.2) and found.loc["two", "effect"] == pytest.approx(-11 / 6)
     assert (found.loc["unchanged", ["effect", "effect_low", "effect_high"]] == 0).all() and (found.n_chips == 3).all()

@@ -59,6 +59,14 @@ class Notebook:
         self.keys += self.latest
         return cases.tidy(wanted, found)
 
+    @property
+    def interval(self) -> str:
+        """What the intervals of this run say, for a caption."""
+        n = len(self.profile.seeds)
+        return (
+            "95% intervals over chips, one training seed" if n == 1 else f"95% intervals over {n} training seeds (dots)"
+        )
+
     def network(self, trial: Trial):
         """The trained network of a trial."""
         return results.network(trial, self.settings)
@@ -131,7 +139,7 @@ def claim_record(claim: Claim, seed: int) -> dict:
         **{name: getattr(claim, name) for name in plain},
         **{name: None if np.isnan(v) else round(v, 6) for name, v in bounds.items()},
         "n": e.n,
-        "seeds": [seed for seed, _ in claim.each] or [seed],
+        "seeds": [s for s, _ in claim.each] or (None if claim.of == "seeds" else [seed]),
         "in_seeds": claim.in_seeds if claim.each else None,
     }
 
