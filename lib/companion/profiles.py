@@ -149,6 +149,7 @@ PROFILES = {
             shares=(("proportional", (0.0, 0.5, 1.0)), ("layer-fixed", (0.0, 0.01, 0.5, 1.0))),
             cell_counts=(1, 64, 4096),
             column_counts=(1, 4),
+            seeds=(0, 1),
             test_images=50,
         ),
         Profile("quick", (_LENET, _RESNET), test_images=1000, claims_expected=True),
