@@ -36,7 +36,7 @@ def mean(values: Values) -> Estimate:
     """Mean and Student's t interval: x̄ ± t(n−1)·s/√n.  One value alone has no interval (NaN).
 
     A heavy lower tail (one chip in six far below) brings its coverage at n = 100 down to about 91%."""
-    x = _values(values)
+    x = values_of(values)
     n, centre = len(x), float(np.mean(x))
     if n == 1:
         return Estimate(centre, math.nan, math.nan, 1)
@@ -56,7 +56,7 @@ def chips_for(values: Values, half_width: float) -> int:
 
 def bootstrap_mean(values: Values, resamples: int = 9999, seed: int = 0) -> Estimate:
     """Mean and BCa bootstrap interval, which follows the skew of a heavy lower tail."""
-    x = _values(values)
+    x = values_of(values)
     if len(x) < 2 or np.ptp(x) == 0:
         return mean(x) if len(x) == 1 else Estimate(float(x[0]), float(x[0]), float(x[0]), len(x))
     from scipy.stats import bootstrap
@@ -69,7 +69,7 @@ def bootstrap_mean(values: Values, resamples: int = 9999, seed: int = 0) -> Esti
 
 def paired_difference(a: Values, b: Values) -> Estimate:
     """Mean of a − b over the same chips, t interval.  Raises ValueError where the two do not pair up."""
-    x, y = _values(a), _values(b)
+    x, y = values_of(a), values_of(b)
     if x.shape != y.shape:
         raise InputError(f"paired values need the same chips, got {len(x)} and {len(y)}")
     return mean(x - y)
@@ -80,7 +80,7 @@ def difference_of_means(a: Values, b: Values) -> Estimate:
     n = min(len(a), len(b))
     if n < 2:
         return Estimate(math.nan, math.nan, math.nan, n)
-    x, y = _values(a), _values(b)
+    x, y = values_of(a), values_of(b)
     d = float(x.mean() - y.mean())
     from scipy.stats import ttest_ind
 
@@ -92,7 +92,7 @@ def recovery(tuned: Values, untuned: Values, oracle: Values, resamples: int = 99
     """mean(tuned − untuned)/mean(oracle − untuned) over the same chips, and its paired BCa bootstrap interval.
 
     A ratio of means: it has no sense where the oracle's own gain is not clearly above zero (NaN then)."""
-    gain, best = _values(tuned) - _values(untuned), _values(oracle) - _values(untuned)
+    gain, best = values_of(tuned) - values_of(untuned), values_of(oracle) - values_of(untuned)
     if len(best) < 2 or paired_difference(oracle, untuned).low <= 0:
         return Estimate(math.nan, math.nan, math.nan, len(best))
     ratio = float(gain.mean() / best.mean())
@@ -112,7 +112,7 @@ def quantile(values: Values, q: float = 0.05) -> Estimate:
     binomial probability of enclosing it is ≥ 95% with ≤ 2.5% a side; NaN where n is too small for a bound."""
     from scipy.stats import binom
 
-    x = np.sort(_values(values))
+    x = np.sort(values_of(values))
     n, q = len(x), real("q", q, 0, 1)
     lower = int(binom.ppf((1 - LEVEL) / 2, n, q))  # P(N < lower) ≤ 2.5%, N = how many lie at or below the quantile
     upper = int(binom.ppf((1 + LEVEL) / 2, n, q)) + 1  # P(N ≥ upper) ≤ 2.5%
@@ -141,7 +141,7 @@ def difference_of_proportions(a: Estimate, b: Estimate) -> Estimate:
 
 def chip_yield(values: Values, threshold: float) -> Estimate:
     """Share of chips at or above `threshold` (same unit as values), Wilson interval."""
-    x = _values(values)
+    x = values_of(values)
     return proportion(int((x >= real("threshold", threshold)).sum()), len(x))
 
 
@@ -198,7 +198,7 @@ def variance_components(values: np.ndarray) -> tuple[float, float]:
     return math.sqrt(within), math.sqrt(max(0.0, between))
 
 
-def _values(values: Values) -> np.ndarray:
+def values_of(values: Values) -> np.ndarray:
     x = np.asarray(values, float)
     if x.ndim != 1 or len(x) == 0 or not np.isfinite(x).all():
         raise InputError(f"statistics need a list of ≥ 1 finite numbers, got shape {x.shape}")
