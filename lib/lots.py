@@ -72,7 +72,8 @@ def lot_quantile(values: Values, u: Values, q: float = 0.05) -> Estimate:
     order = np.argsort(x, kind="stable")
     reached = np.cumsum(shares(u)[order])
     wide = quantile(x, q)
-    value = float(x[order][min(np.searchsorted(reached, q), len(x) - 1)])
+    first = min(int(np.searchsorted(reached, q)), len(x) - 1)
+    value = float(x[order][first])
     return Estimate(value, wide.low, wide.high, wide.n)
 
 

@@ -16,7 +16,6 @@ from .checks import InputError, real
 
 Values = Sequence[float] | np.ndarray
 LEVEL = 0.95
-MIN_FOR_QUANTILE = 72  # 0.95^72 < 0.025: below that no order statistic bounds the 5% quantile from below
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,18 @@ def test_a_record_says_what_a_figure_stands_on(publish):
 
 
 def test_a_notebook_may_put_another_self_tuning_in_the_place_of_reference_cells():
-    from lib import Oracle, SelfTuning
+    from lib import Oracle, ReferenceCells, SelfTuning
     from lib.companion import cases
 
-    mine = SelfTuning(Oracle())
+    mine = SelfTuning(ReferenceCells(3))
     nb = Notebook("smoke", tuning=mine)
     assert {bench.tuning for bench in cases.benches(nb.profile)} == {mine} and not nb.profile.claims_expected
-    assert nb.changes == {"tuning": repr(mine)} and nb.profile.tuned_by == "oracle"
+    assert nb.changes == {"tuning": repr(mine)} and nb.profile.tuned_by == "3 cells"
     with pytest.raises(ValueError, match="tuning must be a SelfTuning around an estimator, got Oracle"):
         Notebook("smoke", tuning=Oracle())
+    with pytest.raises(ValueError, match="a tuning of the label 'oracle' is in the study already"):
+        Notebook("smoke", tuning=SelfTuning(Oracle()))
+
+
+def test_a_seed_that_the_profile_does_not_have_is_read_alone():
+    assert Notebook("quick", 5).profile.seeds == (5,) and Notebook("smoke", 1).profile.seeds == (0, 1)

@@ -92,7 +92,7 @@ def test_two_results_under_the_same_names_are_refused():
 def test_a_summary_has_a_row_per_group_in_the_order_of_the_table():
     table = pd.DataFrame({"net": ["b", "b", "a"], "seed": 0, "chip": [0, 1, 0], "accuracy": [1.0, 3.0, 5.0]})
     found = summary(table, ["net"], lambda rows: {"mean": exactly(rows.accuracy.mean()), "worst": rows.accuracy.min()})
-    assert found.columns.tolist() == ["net", "mean", "mean_low", "mean_high", "worst", "n_chips", "each"]
+    assert found.columns.tolist() == ["net", "mean", "mean_low", "mean_high", "worst", "n_chips", "seeds", "each"]
     assert found.net.tolist() == ["b", "a"] and found["mean"].tolist() == [2, 5] and found.n_chips.tolist() == [2, 1]
     assert estimate(found.iloc[0], "mean") == Estimate(2, 2, 2, 2)
 

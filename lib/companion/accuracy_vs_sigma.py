@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from ..networks import NAMES
-from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, quantile
+from ..statistics import Claim, Estimate, bootstrap_mean, quantile
 from ..trials import QUANTIZED
 from . import cases, claims
 from .cases import Case
-from .claims import ALTERNATIVES, YIELD_MARGIN, accuracies, alike, apart, difference, exactly, good_chips, paired, where
+from .claims import ALTERNATIVES, accuracies, alike, apart, difference, exactly, good_chips, paired, where
 from .profiles import Profile
 
 
@@ -33,20 +33,18 @@ def panels_of(profile: Profile) -> list[tuple[str, str]]:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per network, bits, method and σ: mean with interval, 5% quantile with interval, yield with interval."""
+    """A row per network, bits, method and σ: mean with interval, 5% quantile with interval, yield (%)
+    with interval."""
 
     def statistics(rows: pd.DataFrame) -> dict:
         values, whole = rows.accuracy, alike(table, rows, "network", method="float").accuracy.item()
-        found = {"mean": bootstrap_mean(values), "q05": quantile(values)}
-        found["yield"] = chip_yield(values, whole - YIELD_MARGIN)
+        found = {"mean": bootstrap_mean(values), "q05": quantile(values), "yield": good_chips(rows, whole)}
         if rows.sigma.iloc[0]:
             return found
         # without variation all chips are one: nothing for an interval over chips to say
         return {name: exactly(e.value) for name, e in found.items()}
 
-    found = claims.summary(table, ["network", "bits", "method", "trained_sigma", "sigma"], statistics)
-    found.insert(5, "seeds", [len(each["mean"]) for each in found.each])
-    return found
+    return claims.summary(table, ["network", "bits", "method", "trained_sigma", "sigma"], statistics)
 
 
 def by_method(summary_table: pd.DataFrame, network: str, bits: str) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -170,9 +170,8 @@ def controls(bench: Bench, method: str) -> list:
     return tried
 
 
-def place(setting: Setting, net: str, variation: Variation, extra: str = "same chips") -> str:
+def place(setting: Setting, net: str, variation: Variation) -> str:
     """The operating point of a claim in words."""
     share = f", ρ {variation.between_share:.3g}" if variation.between else ""
-    return (
-        f"{NAMES[setting.network]} {setting.claim_bits} {net}, {variation.law} σ {variation.total:.3g}{share}, {extra}"
-    )
+    what = f"{NAMES[setting.network]} {setting.claim_bits} {net}, {variation.law}"
+    return f"{what} σ {variation.total:.3g}{share}, same chips"

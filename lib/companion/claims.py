@@ -20,18 +20,22 @@ def groups(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.Da
 
 
 def over_seeds(found: Mapping[int, Estimate]) -> Estimate:
-    """Of one seed its own estimate, over chips; of several their mean and Student's t interval over seeds."""
+    """Of one seed its own estimate, over chips; of several their mean and Student's t interval over seeds, no narrower
+    than their own over chips: seeds may agree by chance, or because nothing is left (a yield of 0)."""
     one, *more = found.values()
     if not more:
         return one
-    values = [e.value for e in found.values()]
-    return mean(values) if np.isfinite(values).all() else Estimate(math.nan, math.nan, math.nan, len(values))
+    own = pd.DataFrame([(e.value, e.low, e.high) for e in found.values()]).mean(skipna=False)
+    if np.isnan(own[0]):
+        return Estimate(math.nan, math.nan, math.nan, len(found))
+    over = mean([e.value for e in found.values()])
+    return Estimate(over.value, np.fmin(over.low, own[1]), np.fmax(over.high, own[2]), over.n)
 
 
 def summary(
     table: pd.DataFrame, by: Sequence[str], statistics: Callable[[pd.DataFrame], dict[str, Estimate | float]]
 ) -> pd.DataFrame:
-    """A row per group: its names, each statistic of its rows (an `Estimate` as three columns), n_chips.
+    """A row per group: its names, each statistic of its rows (an `Estimate` as three columns), n_chips, seeds.
 
     Statistics are of one seed's rows, and combined `over_seeds` (plain numbers: their mean).  each: name → seed → the
     seed's own estimate; point: where the table has one, that of the group.  Neither is published."""
@@ -46,14 +50,22 @@ def summary(
             else:
                 names[name] = first if len(found) == 1 else np.mean([own[name] for own in found.values()])
         point = {"point": part.point.iloc[-1]} if "point" in part else {}
-        rows.append(names | {"n_chips": part.chip.nunique()} | point | {"each": each})
+        rows.append(names | {"n_chips": part.chip.nunique(), "seeds": len(found)} | point | {"each": each})
     return pd.DataFrame(rows)
 
 
 def claim(statement: str, point: str, each: Mapping[int, Estimate], **about) -> Claim:
     """A claim on what was estimated seed by seed.  about: the requirement, and what else a `Claim` has."""
     seeds = {"of": "seeds"} if len(each) > 1 else {}
-    return Claim(statement, point, over_seeds(each), **seeds | about, each=tuple(each.items()))
+    found = over_seeds(each)
+    if about.get("unit") == "%":
+        found = within_percent(found)
+    return Claim(statement, point, found, **seeds | about, each=tuple(each.items()))
+
+
+def within_percent(e: Estimate) -> Estimate:
+    """An interval over seeds knows nothing of the ends of a scale."""
+    return Estimate(e.value, *np.clip([e.low, e.high], 0, 100), e.n)
 
 
 def claimed(

@@ -85,7 +85,7 @@ def size_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     claims = []
     for law, n in profile.cells:
         ours, rows = ReferenceCells(n).label, where(table, of="tuned", law=law)
-        about = f"distance of {ours} from the oracle"
+        about = f"what {ours} lose against the oracle"
         claims += claimed(rows, BY, about, lambda r: paired(r, "tuning", "oracle", ours), below=1)  # noqa: B023
     return claims
 

@@ -1,6 +1,6 @@
 """One style for all figures: colours, panels, bars, bands, and what an alt text says of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -116,7 +116,7 @@ def bars(ax, rows: pd.DataFrame, category: str, group: str, value: str, styles: 
         ends = np.nan_to_num(whiskers(part, value))
         look = {"color": styles.get(name, OWN)["color"], "hatch": ("", "///", "...")[k % 3], "edgecolor": "white"}
         ax.bar(x, part[value], width, yerr=ends, label=name, error_kw={"lw": 1, "capsize": 2}, **look)
-        seeds(ax, x, part, value)
+        ax.plot(*seeds(x, part, value), **DOTS)
     ax.axhline(0, color="k", lw=0.8)
     ax.set_xticks(range(len(names)), names, rotation=45 if len(names) > 6 else 0)
 
@@ -131,15 +131,21 @@ def band(ax, rows: pd.DataFrame, x: str, y: str, label: str | None = None, **sty
     """A line with markers and its 95% band (columns y_low, y_high), where there is one: elsewhere they are NaN."""
     ax.plot(rows[x], rows[y], label=label, **style)
     ax.fill_between(rows[x], rows[f"{y}_low"], rows[f"{y}_high"], color=style.get("color"), alpha=0.18, linewidth=0)
-    seeds(ax, rows[x], rows, y)
+    ax.plot(*seeds(rows[x], rows, y), **DOTS)
 
 
-def seeds(ax, x: Sequence[float], rows: pd.DataFrame, value: str) -> None:
-    """A dot for each seed of a `summary`, where it has several."""
-    for place, each in zip(x, rows.get("each", ())):
-        if isinstance(each, dict) and len(found := each[value]) > 1:
-            dots = {"color": "k", "ms": 3, "ls": "none", "marker": ".", "zorder": 3}
-            ax.plot([place] * len(found), [e.value for e in found.values()], **dots)
+DOTS = {"color": "k", "ms": 3, "ls": "none", "marker": ".", "zorder": 3}
+
+
+def seeds(places: Iterable[float], rows: pd.DataFrame, value: str) -> tuple[list[float], list[float]]:
+    """(place, value) of each seed of a `summary`, where it has several: what `DOTS` show."""
+    found = [
+        (place, e.value)
+        for place, each in zip(places, rows.get("each", ()))
+        if isinstance(each, dict) and len(each[value]) > 1
+        for e in each[value].values()
+    ]
+    return [place for place, _ in found], [y for _, y in found]
 
 
 def lines(ax, rows: pd.DataFrame, x: str, y: str, line: str, styles: dict) -> None:

@@ -39,12 +39,15 @@ class Notebook:
     def __init__(self, name: str, seed: int = 0, **changes):
         figures.use_style()
         self.settings, self.seed = Settings.read(), seed
+        self.seeds: set[int] = set()  # whose results were read
         found = profile(name, self.settings.networks, self.settings.seeds)
         if not (found.settings or found.published):
             raise InputError(f"profile {name!r} has none of the networks {self.settings.networks!r}; name another")
         self.changes = {name: repr(value) for name, value in changes.items()}
         # a claim is expected of the profile as it stands
-        self.profile = replace(found, **{"claims_expected": found.claims_expected and not changes} | changes)
+        seeds = found.seeds if seed in found.seeds else (seed,)
+        changed = {"claims_expected": found.claims_expected and not changes, "seeds": seeds} | changes
+        self.profile = replace(found, **changed)
         self.memory = results.Memory(self.settings)
         self.keys: list[str] = []  # of all results so far; latest: of those last collected
         self.latest: list[str] = []
@@ -53,6 +56,7 @@ class Notebook:
         """The tidy table of a study, of every seed of the profile or of this notebook's: what the store lacks is
         computed now."""
         seeds = self.profile.seeds if every_seed else (self.seed,)
+        self.seeds |= set(seeds)
         wanted = [case for seed in seeds for case in measurements(self.profile, seed)]
         found = engine.collect([case.measurement for case in wanted], self.settings)
         self.latest = [engine.measurement_key(m, self.settings) for m in found]
@@ -107,6 +111,7 @@ class Notebook:
             "claims": [claim_record(c, self.seed) for c in claims],
             "profile": self.profile.name,
             "parameters": {"SEED": self.seed} | self.changes,
+            "seeds": sorted(self.seeds),
             "results": sorted({key[:16] for key in (self.keys if keys is None else keys)}),
             "dataset": {"name": dataset, "fingerprint": fingerprint(dataset, self.settings.data)} if dataset else None,
             "sources": tree_digest(),
@@ -139,7 +144,7 @@ def claim_record(claim: Claim, seed: int) -> dict:
         **{name: getattr(claim, name) for name in plain},
         **{name: None if np.isnan(v) else round(v, 6) for name, v in bounds.items()},
         "n": e.n,
-        "seeds": [s for s, _ in claim.each] or (None if claim.of == "seeds" else [seed]),
+        "seeds": [s for s, _ in claim.each] or ([seed] if claim.of in ("chips", "images", "sweep") else None),
         "in_seeds": claim.in_seeds if claim.each else None,
     }
 

@@ -77,6 +77,10 @@ class Profile:
     def __post_init__(self):
         if not isinstance(self.tuning, SelfTuning | None):
             raise InputError(f"tuning must be a SelfTuning around an estimator, got {self.tuning!r:.80}")
+        if self.tuned_by in ("untuned", "oracle"):
+            raise InputError(
+                f"a tuning of the label {self.tuned_by!r} is in the study already; give yours another label"
+            )
 
     @property
     def tuned_by(self) -> str:

@@ -107,6 +107,6 @@ def bits_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
         lost = difference_of_proportions(share["float", "float", "learned"], share["QAT", bits, "learned"])
         point = f"{NAMES[profile.settings[0].network]}, ideal chip"
         claims.append(
-            Claim(f"distance of {bits} from float", point, scaled(lost, 100), below=YIELD_MARGIN, of="images")
+            Claim(f"what {bits} loses against float", point, scaled(lost, 100), below=YIELD_MARGIN, of="images")
         )
     return claims

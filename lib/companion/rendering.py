@@ -124,7 +124,7 @@ def _start(path: Path, chosen: Profile, staged: Path, settings: Settings) -> sub
     command = [sys.executable, str(WATCHED_PAPERMILL), str(path), str(staged.parent / path.name)]
     # --no-request-…: it would write the whole notebook twice a cell
     command += ["--no-progress-bar", "--kernel", "python3", "--no-request-save-on-cell-execute"]
-    command += ["--cwd", str(path.parent), "-p", "PROFILE", chosen.name]
+    command += ["--cwd", str(path.parent), "-p", "PROFILE", chosen.name, "-p", "SEED", str(chosen.seeds[0])]
     with explained(staged.parent), open(staged.parent / f"{path.stem}.log", "wb") as log:
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True

@@ -21,7 +21,7 @@ from ..networks import build
 from ..statistics import Claim, Estimate, bootstrap_mean, difference_of_means, quantile
 from ..torch_internals import BatchNorm
 from ..variation import Chip
-from .cases import NETS, Case, benches
+from .cases import NETS, Case, benches, place
 from .claims import (
     accuracies,
     alike,
@@ -59,7 +59,8 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
         for part, layers in parts_of(bench.setting).items():
             for component in ("within", "between"):
                 v = replace(bench.parts[component], layers=layers)
-                found.append(bench.sweep("QAVAT", v, of="part", part=part, component=component))
+                names = {"part": part, "component": component, "point": place(bench.setting, "QAVAT", bench.pattern())}
+                found.append(bench.sweep("QAVAT", v, of="part", **names))
     return found
 
 
@@ -95,7 +96,7 @@ def mixed_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
 
 
 def training_claims(table: pd.DataFrame) -> list[Claim]:
-    """Training on the mixed pattern helps under the mixed pattern; and whether it brings the loss below 10 points."""
+    """Training on the mixed pattern helps under it; and whether training alone leaves a loss above 10 points."""
     mixed = where(table, of="chips", share=CLAIM_SHARE)
     statement = "gain of training on the mixed pattern over training on the within part"
     ours = mixed.assign(
@@ -105,7 +106,13 @@ def training_claims(table: pd.DataFrame) -> list[Claim]:
     means = where(mixed, net=NETS[1:]).groupby(BY, sort=False).accuracy.mean()
     for network, law, net in means.groupby(level=BY[:2], sort=False).idxmax():
         better = where(mixed, network=network, law=law, net=net)
-        claims += claimed(better, BY, "loss of the better of the two trainings", lambda r: loss(table, r), above=10)
+        claims += claimed(
+            better,
+            BY,
+            "loss against QAT on an ideal chip, the better of the two trainings",
+            lambda r: loss(table, r),
+            above=10,
+        )
     return claims
 
 
@@ -159,8 +166,8 @@ def yield_claims(yields: pd.DataFrame) -> list[Claim]:
 
 
 def attribution(table: pd.DataFrame) -> pd.DataFrame:
-    """network, law, net, cause, loss (points, with interval): quantization = float − ideal chip; within and between
-    alone; interaction = the mixed loss beyond their sum.  The same unit normals in all."""
+    """network, law, net, cause, distance (points, with interval): quantization = float − ideal chip; within and between
+    alone; interaction = the mixed distance beyond their sum.  The same unit normals in all."""
 
     def causes(rows: pd.DataFrame) -> dict:
         whole, own = (
@@ -177,17 +184,19 @@ def attribution(table: pd.DataFrame) -> pd.DataFrame:
     found = []
     for _, row in summary(where(table, of="cause"), BY, causes).iterrows():
         for cause, each in row.each.items():
-            names = {name: row[name] for name in BY} | {"cause": cause} | columns("loss", estimate(row, cause))
-            found.append(names | {"n_chips": row.n_chips, "point": row.point, "each": {"loss": each}})
+            names = {name: row[name] for name in BY} | {"cause": cause} | columns("distance", estimate(row, cause))
+            found.append(
+                names | {"n_chips": row.n_chips, "seeds": row.seeds, "point": row.point, "each": {"distance": each}}
+            )
     return pd.DataFrame(found)
 
 
 def attribution_by_part(table: pd.DataFrame) -> pd.DataFrame:
-    """network, law, part, component, loss: QAVAT with variation in one layer (or residual block) at a time."""
+    """network, law, part, component, distance: QAVAT with variation in one layer (or residual block) at a time."""
 
     def statistics(rows: pd.DataFrame) -> dict:
         ideal = accuracies(alike(table, rows, *BY[:2], of="cause", cause="ideal", net="QAVAT"))
-        return {"loss": bootstrap_mean(ideal - accuracies(rows))}
+        return {"distance": bootstrap_mean(ideal - accuracies(rows))}
 
     return summary(where(table, of="part"), ["network", "law", "part", "component"], statistics)
 
@@ -198,13 +207,13 @@ def attribution_claims(causes: pd.DataFrame) -> list[Claim]:
         "between": "what between-chip variation alone costs",
         "interaction": "what both together cost beyond the sum of each alone",
     }
-    return stated(causes.assign(text=causes.cause.map(statements)).dropna(subset="text"), "{text}", "loss", above=0)
+    return stated(causes.assign(text=causes.cause.map(statements)).dropna(subset="text"), "{text}", "distance", above=0)
 
 
 def part_claims(parts: pd.DataFrame) -> list[Claim]:
     """The part that loses most, component by component."""
-    worst = parts.loc[parts.groupby(["network", "law", "component"], sort=False).loss.idxmax()]
-    return stated(worst, "what the {component} part costs in {part} alone, the worst found", "loss", above=0)
+    worst = parts.loc[parts.groupby(["network", "law", "component"], sort=False).distance.idxmax()]
+    return stated(worst, "what the {component} part costs in {part} alone, the worst found", "distance", above=0)
 
 
 def break_even(nets: Mapping[str, nn.Module], data: Dataset, images: int = 64) -> pd.DataFrame:
