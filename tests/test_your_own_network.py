@@ -98,7 +98,7 @@ def test_claims_of_chips_are_paired():
     rows = [("QAVAT", "untuned", 60), ("QAVAT", "self-tuned", 80), ("QAT", "untuned", 40), ("QAT", "self-tuned", 75)]
     rows += [("converted", "untuned", 30)]
     frames = [
-        pd.DataFrame({"net": net, "tuning": tuning, "chip": range(3), "accuracy": [a, a + 2.0, a + 4.0]})
+        pd.DataFrame({"net": net, "tuning": tuning, "seed": 0, "chip": range(3), "accuracy": [a, a + 2.0, a + 4.0]})
         for net, tuning, a in rows
     ]
     table = pd.concat(frames, ignore_index=True)
