@@ -9,14 +9,14 @@ covers the mean of all chips.
 import sys
 
 import numpy as np
-from scipy.stats import norm
 
 from lib import Chip
 from lib.companion import cases
 from lib.companion.profiles import profile
 from lib.experiments import engine
-from lib.lots import golden, lot_mean
+from lib.lots import lot_mean
 from lib.trials import Measurement
+from lib.variation import golden
 
 NEAREST, RUNS = 5, 3000
 
@@ -26,17 +26,16 @@ def main(chips: int = 2000) -> None:
     for bench in cases.benches(profile("quick")):
         if bench.law != "proportional":
             continue
-        images = bench.setting.sweep_images
+        images = 250
         m = Measurement(bench.networks["QAVAT"], bench.pattern(), chips, None, images, purpose="validation")
         accuracy = engine.collect([m])[m].accuracy
-        place = norm.cdf([Chip.of("validation", i).z_between() for i in range(chips)])
-        order = np.argsort(place)
+        order = np.argsort([Chip.of("validation", i).place for i in range(chips)])
         # the chips as a population that is spread evenly, so that its mean is that of any number of lots
         even = (np.arange(chips) + 0.5) / chips
         for n in (20, 40, 100, 200):
             lots, covered = [], 0
             for _ in range(RUNS):
-                u = golden(int(rng.integers(2**63)) * 2 + 1, n)
+                u = golden(int(rng.integers(2**63)) * 2 + 1, np.arange(n))
                 near = np.searchsorted(even, u) + rng.integers(-(NEAREST // 2), NEAREST // 2 + 1, n)
                 found = lot_mean(accuracy[order[near.clip(0, chips - 1)]], u)
                 lots.append(found.value)

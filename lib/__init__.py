@@ -21,7 +21,7 @@ if _other is not None and getattr(_other, "__project__", None) == __project__:
 
 from .adaptive import evaluate_mean
 from .analog import Tuner, programmed, report
-from .batch_norm import reestimate_batch_norm
+from .batch_norm import freeze_batch_norm, reestimate_batch_norm
 from .cells import read_cells
 from .checks import UserError
 from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
@@ -44,7 +44,7 @@ __all__ = [
     "Bits", "Chip", "Correction", "Counts", "Estimator", "Gain", "Images", "NoisyBatchNorm", "Offset", "Oracle",
     "OutputGain", "PerChipBatchNorm", "ReadOnce", "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning",
     "StaticFold", "Tuner", "Tuning", "UserError", "Variation", "accuracy", "build", "evaluate", "evaluate_mean",
-    "fit", "fit_cells", "load", "load_analog", "post_training_quantize", "programmed", "read_cells",
-    "reestimate_batch_norm", "register_cells", "register_law", "report", "save_analog", "to_analog",
+    "fit", "fit_cells", "freeze_batch_norm", "load", "load_analog", "post_training_quantize", "programmed",
+    "read_cells", "reestimate_batch_norm", "register_cells", "register_law", "report", "save_analog", "to_analog",
 ]
 # fmt: on

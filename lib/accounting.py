@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -145,8 +144,3 @@ def column_positions(
             counts = {"positions": reads.numel(), "uncorrected": int((~reads).sum()), "floored": int(low.sum())}
             rows.append({"layer": name} | counts)
     return rows
-
-
-def shared_deviations(variation: Variation, chips: Sequence[int]) -> np.ndarray:
-    """e_B of test chips, (n,)."""
-    return np.array([variation.shared(Chip.of("test", i)) for i in chips])

@@ -14,7 +14,7 @@ from .checks import InputError, integer, real
 from .classify import require_images
 from .data import Images
 from .evaluation import Counts, evaluate
-from .statistics import Estimate, chips_for, mean
+from .statistics import Estimate, chips_for
 from .variation import NO_VARIATION, Variation
 
 MAX_CHIPS = 100_000
@@ -42,15 +42,17 @@ def evaluate_mean(
     slices = options | {"images_per_chip": min(images_per_chip, len(images))}
     counts = evaluate(net, images, variation, pilot, **slices)
     for _ in range(STAGES):
-        n = chips_for(counts.accuracy, half_width)
+        n = chips_for(counts.summary()["mean"], half_width)
         if n > MAX_CHIPS:
             taken = f"half_width {half_width:g} would take {n} chips"
             raise InputError(f"{taken}; allowed: at most {MAX_CHIPS}; ask for a wider interval")
         if n > len(counts.chips):
             counts = joined(counts, evaluate(net, images, variation, range(len(counts.chips), n), **slices))
-    return mean(counts.accuracy), counts
+    return counts.summary()["mean"], counts
 
 
 def joined(a: Counts, b: Counts) -> Counts:
     """The counts of two groups of chips."""
-    return Counts(*(np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("chips", "images", "correct")))
+    lots = [] if a.places is None or b.places is None else ["places"]
+    names = ["chips", "images", "correct", *lots]
+    return Counts(*(np.concatenate([getattr(a, name), getattr(b, name)]) for name in names))

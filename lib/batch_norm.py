@@ -43,6 +43,16 @@ def train_mode(net: nn.Module) -> None:
         setattr(module, MARK, True)
 
 
+def freeze_batch_norm(net: nn.Module) -> None:
+    """What `fit` trains from here on keeps its running statistics and uses them, until somebody calls `net.train()`.
+
+    With statistics of the batch a shared proportional gain cancels, and training learns nothing of it (`Trial.first`).
+    The statistics must be those of a trained network."""
+    train_mode(net)
+    for module in _norms(net):
+        module.eval()
+
+
 def _norms(net: nn.Module) -> list[BatchNorm]:
     return [m for m in net.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
 

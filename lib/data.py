@@ -1,8 +1,7 @@
 """Datasets as tensors: whole splits in memory, batches cut and augmented by tensor operations, no worker processes.
 
-Fashion-MNIST is embedded under data/fashion-mnist/ (MIT licence, Zalando SE).  MNIST, CIFAR-10 and CIFAR-100 come
-through torchvision, which checks their MD5 sums; `imagefolder:PATH` is any tree train/CLASS/*, test/CLASS/*.
-The validation split is cut from the training data, as its content says; the test set is never part of it.
+Fashion-MNIST is embedded (MIT licence, Zalando SE); MNIST and CIFAR come through torchvision, which checks their MD5
+sums; `imagefolder:PATH` is any tree train/CLASS/*, test/CLASS/*.  Validation images are cut from the training data.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ PIXELS, LABELS = "pixels must be a uint8 tensor (N, C, H, W)", "labels must be a
 
 @dataclass(frozen=True)
 class Augment:
-    """Horizontal flip, random crop after black padding (pixels), rotation by up to ± `rotate` degrees with black
-    corners, to the nearest pixel."""
+    """Horizontal flip, random crop after black padding (pixels), rotation by up to ± `rotate` degrees."""
 
     crop: int = 0
     flip: bool = False
@@ -84,17 +82,17 @@ class Images:
     def take(self, index: Tensor | slice) -> Images:
         return replace(self, pixels=self.pixels[index], labels=self.labels[index])
 
-    def balanced(self, n: int | None) -> Images:
-        """A fixed subset of n images with equal numbers a class (±1), interleaved by class; all images for None."""
-        if n is None:
+    def balanced(self, n: int | None, skip: int = 0) -> Images:
+        """A fixed subset of n images (None: all), equal numbers a class (±1), interleaved, after the first `skip`."""
+        integer("number of images to skip", skip, 0, len(self) - 1)
+        if n is None and not skip:
             return self
-        integer("number of images", n, 1, len(self))
-        rank = torch.empty(len(self), dtype=torch.long)  # of an image among those of its class
-        labels = self.labels.cpu()
+        n = integer("number of images", len(self) - skip if n is None else n, 1, len(self) - skip)
+        rank, labels = torch.empty(len(self), dtype=torch.long), self.labels.cpu()  # of an image within its class
         for label in labels.unique():
             where = (labels == label).nonzero().squeeze(1)
             rank[where] = torch.arange(len(where))
-        order = np.lexsort((labels.numpy(), rank.numpy()))[:n]
+        order = np.lexsort((labels.numpy(), rank.numpy()))[skip : skip + n]
         return self.take(torch.from_numpy(np.ascontiguousarray(order)).to(self.labels.device))
 
     def normalized(self, pixels: Tensor | None = None) -> Tensor:
@@ -172,7 +170,7 @@ def _draw(values: np.ndarray, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits, their shape, and a fingerprint (SHA-256 of every pixel and label; never of a path)."""
+    """Three splits, and a fingerprint (SHA-256 of every pixel and label, never of a path)."""
 
     name: str
     train: Images
@@ -193,13 +191,16 @@ class Dataset:
 def data_folder(given: str | Path | None = None) -> Path:
     """Where data live: the argument, else ANALOG_PIM_DATA, else data/ of the checkout, else the user's cache folder."""
     given = given or os.environ.get(DATA_VARIABLE)
-    if given:
-        return Path(given)
+    return Path(given) if given else home() / "data"
+
+
+def home() -> Path:
+    """Of data and cache: the checkout, else (plain installation) the user's cache folder."""
     if (ROOT / "pyproject.toml").exists():
-        return ROOT / "data"
+        return ROOT
     from platformdirs import user_cache_path
 
-    return user_cache_path("analog-pim-companion") / "data"
+    return user_cache_path("analog-pim-companion")
 
 
 def public_name(name: str) -> str:
@@ -210,8 +211,7 @@ def public_name(name: str) -> str:
 def load(name: str, folder: str | Path | None = None) -> Dataset:
     """The dataset `name` (`DATASETS`, or imagefolder:PATH), from `folder` (default: `data_folder()`).
 
-    Raises ValueError for an unknown name, RuntimeError saying what to fetch where a download fails or a file is
-    damaged."""
+    Raises ValueError for an unknown name, RuntimeError (what to fetch) for a failed download or a damaged file."""
     if not isinstance(name, str):
         raise InputError(f"a dataset's name is text, such as 'imagefolder:PATH', got {' '.join(repr(name).split())}")
     if name.startswith(FOLDER):

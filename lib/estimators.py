@@ -79,7 +79,9 @@ class ReadOnce:
 
     def variance(self, layer: Crossbar, x: Tensor, within: float) -> float:
         """E(ê − e_B)²."""
-        raise NotImplementedError
+        raise InputError(
+            f"{type(self).__name__} needs variance(layer, x, within) to predict its error; see ReferenceCells"
+        )
 
     def deviation(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
         e = torch.tensor(self.read(chip, variation))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -16,7 +16,8 @@ from .checks import InputError, integer, one_of
 from .classify import inputs, logits, look_over, require_images
 from .data import Images
 from .folding import Plan, folded, plan
-from .statistics import Estimate, chip_yield, mean, quantile
+from .lots import lot_mean, lot_quantile, lot_yield
+from .statistics import Estimate, bootstrap_mean, chip_yield, quantile
 from .torch_internals import multiplies_bfloat16
 from .variation import NO_VARIATION, Chip, Variation, keyed_generator
 
@@ -27,11 +28,14 @@ MIXED = (Crossbar, nn.BatchNorm2d, nn.BatchNorm1d)
 
 @dataclass(frozen=True)
 class Counts:
-    """Per chip: its index, images seen, images right; int64 (n,) each."""
+    """Per chip: its index, images seen, images right; int64 (n,) each.
+
+    places: where each lies in its lot (`lots`), float64 (n,); None where chips share nothing and are independent."""
 
     chips: np.ndarray
     images: np.ndarray
     correct: np.ndarray
+    places: np.ndarray | None = None
 
     @property
     def accuracy(self) -> np.ndarray:
@@ -40,15 +44,22 @@ class Counts:
 
     def summary(self, threshold: float | None = None) -> dict[str, Estimate]:
         """mean and 5% quantile in %, and with `threshold` (%) the yield as a share of chips."""
-        result = {"mean": mean(self.accuracy), "q05": quantile(self.accuracy)}
-        return result if threshold is None else result | {"yield": chip_yield(self.accuracy, threshold)}
+        values, u = self.accuracy, self.places
+        result = {
+            "mean": bootstrap_mean(values) if u is None else lot_mean(values, u),
+            "q05": quantile(values) if u is None else lot_quantile(values, u),
+        }
+        if threshold is None:
+            return result
+        return result | {"yield": chip_yield(values, threshold) if u is None else lot_yield(values, u, threshold)}
 
     def to_frame(self):
-        """pandas DataFrame: chip, images, correct, accuracy."""
+        """pandas DataFrame: chip, place (NaN where there is none), images, correct, accuracy."""
         import pandas as pd
 
-        columns = {"chip": self.chips, "images": self.images, "correct": self.correct, "accuracy": self.accuracy}
-        return pd.DataFrame(columns)
+        place = np.full(len(self.chips), np.nan) if self.places is None else self.places
+        about = {"chip": self.chips, "place": place, "images": self.images, "correct": self.correct}
+        return pd.DataFrame(about | {"accuracy": self.accuracy})
 
 
 def evaluate(
@@ -102,7 +113,13 @@ def evaluate(
             if progress:
                 progress(seen)
     n = len(indices)
-    return Counts(np.array(indices, np.int64), np.full(n, seen, np.int64), np.array(correct, np.int64))
+    found = np.array(indices, np.int64), np.full(n, seen, np.int64), np.array(correct, np.int64)
+    return Counts(*found, places(indices, variation, purpose))
+
+
+def places(chips: Iterable[int], variation: Variation, purpose: str) -> np.ndarray | None:
+    """Where chips lie in their lot, (n,); None where they share nothing, so that they are independent."""
+    return np.array([Chip.of(purpose, int(chip)).place for chip in chips]) if variation.between else None
 
 
 def _indices(chips: int | Sequence[int]) -> Sequence[int]:

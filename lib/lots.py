@@ -20,15 +20,6 @@ import numpy as np
 from .checks import InputError
 from .statistics import LEVEL, Estimate, Values, proportion, quantile, values_of
 
-GOLDEN = 0x9E3779B97F4A7C15  # (√5 − 1)/2 in units of 2⁻⁶⁴
-
-
-def golden(start: int, n: int) -> np.ndarray:
-    """u_0 … u_{n−1} in (0, 1), exact whatever the index; start: u₀ in units of 2⁻⁶⁴."""
-    with np.errstate(over="ignore"):
-        places = np.uint64(start) + np.arange(n, dtype=np.uint64) * np.uint64(GOLDEN)
-    return ((places >> np.uint64(11)) + 0.5) * 2.0**-53
-
 
 def shares(u: Values) -> np.ndarray:
     """w_i, (n,): the length of the part of [0, 1] that lies nearest to u_i; they sum to 1."""

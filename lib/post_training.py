@@ -36,7 +36,7 @@ def post_training_quantize(
     net = to_analog(net, bits, next(endless_batches(images, batch_size, seed)), quantizers)
     layers = [layer for _, layer in crossbars(net)]
     learned = [(m, q) for m in layers if isinstance(q := m.quantize_input, LearnedStep)]
-    averages = [_StepAverage(m, q) for m, q in learned if quantizers == "line-search"]
+    averages = [_StepAverage(m, q) for m, q in learned if quantizers.endswith("line-search")]
     running = [m.quantize_input for m in layers if isinstance(m.quantize_input, LegacyActivations)]
     try:
         with averaging(moving_norms(net)) as norms:

@@ -20,7 +20,8 @@ from .checks import InputError, integer, one_of
 from .torch_internals import clamp_gradient
 
 MAX_BITS = 8
-QUANTIZER_SETS = ("learned", "line-search", "legacy", "legacy-channels")
+QUANTIZER_SETS = ("learned", "line-search", "fine-line-search", "legacy", "legacy-channels")
+SEARCHED, FINELY = 10, 100  # steps that a line search tries: as published, and so many that more change nothing
 TINY = 1e-8  # the smallest step: an all-zero layer has no scale of its own
 
 
@@ -90,12 +91,12 @@ def best_step(x: Tensor, steps: Tensor, lo: int, hi: int) -> Tensor:
         return steps[errors.argmin()]
 
 
-def line_search(w: Tensor, bits: int) -> Tensor:
-    """Weight step: the L2-best of 10 from max|w|/n to median|w|/n  [code 2021]."""
+def line_search(w: Tensor, bits: int, n: int = SEARCHED) -> Tensor:
+    """Weight step: the L2-best of n, 10 in [code 2021], from max|w|/n to median|w|/n."""
     lo, hi = levels(bits, signed=True)
     size = w.detach().abs().flatten()
     ends = (size.max() / hi).clamp_min(TINY), (size.median() / hi).clamp_min(TINY)
-    return best_step(w.detach(), torch.lerp(ends[0], ends[1], torch.linspace(0, 1, 10, device=w.device)), lo, hi)
+    return best_step(w.detach(), torch.lerp(ends[0], ends[1], torch.linspace(0, 1, n, device=w.device)), lo, hi)
 
 
 def thinned(x: Tensor, n: int = 2**13) -> Tensor:
@@ -164,7 +165,7 @@ class LearnedStep(nn.Module):
 
     @classmethod
     def for_activations(cls, bits: int, x: Tensor, signed: bool, count: int | None = None) -> LearnedStep:
-        """s starts at `activation_step` of inputs x (B, …), or of any values of them with `count` features a sample."""
+        """s starts at `activation_step` of inputs x (B, …), or of values of them with `count` features a sample."""
         return cls(bits, signed, activation_step(x, bits, signed), x[0].numel() if count is None else count)
 
     @property
@@ -211,18 +212,18 @@ class LearnedSign(LearnedStep):
 
 
 class LineSearch(nn.Module):
-    """Weights on a step searched anew in each training forward, frozen in evaluation; STE not clipped.  [code 2021]"""
+    """Weights on the best of n steps, anew in training, frozen in evaluation; STE not clipped.  [code 2021]"""
 
     step: Tensor
 
-    def __init__(self, bits: int, w: Tensor):
+    def __init__(self, bits: int, w: Tensor, n: int = SEARCHED):
         super().__init__()
-        self.bits = bits
-        self.register_buffer("step", line_search(w, bits).clone())
+        self.bits, self.n = bits, n
+        self.register_buffer("step", line_search(w, bits, n).clone())
 
     def forward(self, w: Tensor) -> Tensor:
         if self.training:
-            self.step.copy_(line_search(w, self.bits))
+            self.step.copy_(line_search(w, self.bits, self.n))
         return straight_through(w, round_to_levels(w.detach(), self.step, *levels(self.bits, signed=True)))
 
 
@@ -239,8 +240,8 @@ class Binary(nn.Module):
 
 
 class BinaryChannels(Binary):
-    """`Binary` whose mean, in a convolution, is that of each input channel: [code 2021] as it stood on 7 May 2021, when
-    it made the published figures of LeNet-5; by June it took that of the layer."""
+    """`Binary` whose mean, in a convolution, is that of each input channel: [code 2021] on 7 May 2021, as it made the
+    published figures of LeNet-5; by June it took that of the layer."""
 
     def scale(self, size: Tensor) -> Tensor:
         return size.mean((0, 2, 3), keepdim=True) if size.dim() == 4 else size.mean()
@@ -283,7 +284,8 @@ def weight_quantizer(bits: int, w: Tensor, quantizers: str = "learned") -> nn.Mo
         return BinaryChannels() if quantizers == "legacy-channels" else Binary()
     if quantizers == "legacy-channels":
         raise InputError(f'quantizers "legacy-channels" allow 1 weight bit, got {bits}; use "legacy"')
-    return LearnedStep.for_weights(bits, w) if quantizers == "learned" else LineSearch(bits, w)
+    searched = {"line-search": SEARCHED, "fine-line-search": FINELY, "legacy": SEARCHED}
+    return LineSearch(bits, w, searched[quantizers]) if quantizers in searched else LearnedStep.for_weights(bits, w)
 
 
 def activation_quantizer(

@@ -1,4 +1,5 @@
-"""From per-chip values to statements: mean, 5% quantile, yield and paired difference, each with its interval.
+"""From per-chip values to statements: mean, 5% quantile, yield and paired difference, each with its interval; of chips
+that are independent (`lots` has those of chips that share something).
 
 Pure functions of arrays.  Every interval covers at 95% (`LEVEL`); the tests check each by simulation, with a heavy
 lower tail among the populations.  Intervals over chips speak of these checkpoints, not of a training method.
@@ -45,25 +46,30 @@ def mean(values: Values) -> Estimate:
     return Estimate(centre, centre - half, centre + half, n)
 
 
-def chips_for(values: Values, half_width: float) -> int:
-    """Chips in all for a mean known to ± half_width (same unit as the values), from the variance of those measured:
+def chips_for(known: Estimate, half_width: float) -> int:
+    """Chips in all for a mean known to ± half_width (in its unit), from that of those measured, h₀ half its interval:
 
-    n = max(n₀, ⌈(t(n₀−1)·s₀/h)²⌉)      first stage of Stein's procedure (Annals of Mathematical Statistics 16, 1945)"""
-    known, target = mean(values), real("half_width", half_width, 1e-9)
-    return max(known.n, math.ceil(known.n * ((known.high - known.value) / target) ** 2))
+    n = max(n₀, ⌈n₀·(h₀/h)²⌉)      first stage of Stein's procedure (Annals of Mathematical Statistics 16, 1945)"""
+    target = real("half_width", half_width, 1e-9)
+    return max(known.n, math.ceil(known.n * ((known.high - known.low) / 2 / target) ** 2))
 
 
 def bootstrap_mean(values: Values, resamples: int = 9999, seed: int = 0) -> Estimate:
-    """Mean and BCa bootstrap interval, which follows the skew of a heavy lower tail."""
-    x = values_of(values)
-    if len(x) < 2 or np.ptp(x) == 0:
-        return mean(x) if len(x) == 1 else Estimate(float(x[0]), float(x[0]), float(x[0]), len(x))
-    from scipy.stats import bootstrap
+    """Mean and bootstrap-t interval, which follows the skew of a heavy lower tail (Efron and Tibshirani, *An
+    Introduction to the Bootstrap*, 1993, section 12.5):
 
-    interval = bootstrap(
-        (x,), np.mean, confidence_level=LEVEL, n_resamples=resamples, rng=np.random.default_rng(seed), batch=500
-    ).confidence_interval
-    return Estimate(float(np.mean(x)), float(interval.low), float(interval.high), len(x))
+    [x̄ − q₊·s/√n, x̄ − q₋·s/√n]        q: 97.5% and 2.5% quantiles of (x̄* − x̄)/(s*/√n) over resamples
+
+    With one chip in six far below, it covers 96% at n = 100 where t and BCa cover 91%.  Below 10 values: `mean`."""
+    x = values_of(values)
+    n, whole = len(x), mean(x)
+    if n < 10 or np.ptp(x) == 0:
+        return whole
+    drawn = x[np.random.default_rng(seed).integers(0, n, (resamples, n))]
+    spread = drawn.std(axis=1, ddof=1)
+    t = (drawn.mean(axis=1) - whole.value)[spread > 0] / spread[spread > 0]
+    low, high = whole.value - float(x.std(ddof=1)) * np.quantile(t, [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    return Estimate(whole.value, float(low), float(high), n)
 
 
 def paired_difference(a: Values, b: Values) -> Estimate:
@@ -85,25 +91,6 @@ def difference_of_means(a: Values, b: Values) -> Estimate:
 
     interval = ttest_ind(x, y, equal_var=False).confidence_interval(LEVEL)
     return Estimate(d, float(interval.low), float(interval.high), n)
-
-
-def recovery(tuned: Values, untuned: Values, oracle: Values, resamples: int = 9999, seed: int = 0) -> Estimate:
-    """mean(tuned − untuned)/mean(oracle − untuned) over the same chips, and its paired BCa bootstrap interval.
-
-    A ratio of means: it has no sense where the oracle's own gain is not clearly above zero (NaN then)."""
-    gain, best = values_of(tuned) - values_of(untuned), values_of(oracle) - values_of(untuned)
-    if len(best) < 2 or paired_difference(oracle, untuned).low <= 0:
-        return Estimate(math.nan, math.nan, math.nan, len(best))
-    ratio = float(gain.mean() / best.mean())
-    if np.ptp(gain - ratio * best) == 0:  # every chip has this ratio
-        return Estimate(ratio, ratio, ratio, len(best))
-    from scipy.stats import bootstrap
-
-    interval = bootstrap(
-        (gain, best), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, vectorized=True,
-        confidence_level=LEVEL, n_resamples=resamples, rng=np.random.default_rng(seed), batch=500,
-    ).confidence_interval  # fmt: skip
-    return Estimate(ratio, float(interval.low), float(interval.high), len(best))
 
 
 def quantile(values: Values, q: float = 0.05) -> Estimate:

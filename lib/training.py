@@ -32,6 +32,8 @@ class Recipe:
     """How to train.  Weight decay acts on weights of crossbars only; quantizer steps, BN and biases are free of it.
 
     schedule: "cosine" (after a linear warm-up over `warmup` of the steps) or "step" (× decay every `period` epochs).
+    clip: largest norm of the gradient of all parameters together, None for any: with frozen batch norm an unlucky chip
+    has a gradient many times that of others, and one step would throw the network away.
     bn_draws: fresh chips for the cumulative re-estimation of BN statistics after noisy training; 0 keeps the moving
     averages of the last minibatches [code 2021]."""
 
@@ -45,6 +47,7 @@ class Recipe:
     warmup: float = 0.0
     period: int = 1
     decay: float = 1.0
+    clip: float | None = None
     bn_draws: int = 200
     augment: Augment = field(default_factory=Augment)
 
@@ -58,6 +61,8 @@ class Recipe:
         real("lr", self.lr, 1e-12)
         real("momentum", self.momentum, 0, 1)
         real("weight_decay", self.weight_decay, 0)
+        if self.clip is not None:
+            real("clip", self.clip, 1e-12)
 
     @classmethod
     def quick(cls) -> Recipe:
@@ -125,7 +130,7 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(step / (steps * recipe.epochs))
                 torch.manual_seed(keyed_seed("dropout", seed, step))
-                loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", step, seed))
+                loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", step, seed), recipe.clip)
                 if not math.isfinite(loss):
                     raise DivergedError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
                 if progress:
@@ -136,11 +141,15 @@ def fit(
     return _state(net, optimizer, until)
 
 
-def _step(net, optimizer, x: Tensor, labels: Tensor, variation: Variation, chip: Chip) -> float:
+def _step(
+    net, optimizer, x: Tensor, labels: Tensor, variation: Variation, chip: Chip, clip: float | None = None
+) -> float:
     optimizer.zero_grad(set_to_none=True)
     with fabricated(net, chip, variation):
         loss = F.cross_entropy(net(x), labels)
         loss.backward()
+    if clip:
+        nn.utils.clip_grad_norm_(net.parameters(), clip)
     optimizer.step()
     return loss.item()
 

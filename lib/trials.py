@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from .batch_norm import freeze_batch_norm
 from .checks import InputError, frozen_dataclass, has, integer, one_of
 from .conversion import converted
 from .data import Dataset, public_name
@@ -26,9 +27,20 @@ CALIBRATION_IMAGES = 256
 
 
 @dataclass(frozen=True)
+class Phase:
+    """The part of a training before the one that its `Trial` names."""
+
+    recipe: Recipe
+    variation: Variation
+
+
+@dataclass(frozen=True)
 class Trial:
     """One training.  start: the recipe of the float network it starts from (same data, width and seed), None for
-    random weights.  train_images: a class-balanced subset of the training split, None for all of it."""
+    random weights.  train_images: a class-balanced subset of the training split, None for all of it.
+
+    first: what was trained before `recipe` and `variation`, which then go on with batch norm frozen.  With the batch's
+    own statistics a shared gain cancels, so what chips have in common must be trained so.  [ours]"""
 
     dataset: str
     network: str
@@ -41,6 +53,7 @@ class Trial:
     train_images: int | None = None
     seed: int = 0
     quantizers: str = "learned"
+    first: Phase | None = None
 
     def __post_init__(self):
         one_of("method", self.method, METHODS)
@@ -55,10 +68,14 @@ class Trial:
             raise InputError(f"{self.method} {needs} variation, got {self.variation}")
         if self.bits is not None:
             Bits.parse(self.bits)
+        if self.first and self.method != "QAVAT":
+            raise InputError(f"only QAVAT has a first phase, got method={self.method!r}; leave it out")
 
     @property
     def parent(self) -> Trial | None:
         """The trial whose checkpoint this one starts from."""
+        if self.first:
+            return replace(self, recipe=self.first.recipe, variation=self.first.variation, first=None)
         if self.method == "PTQ-VAT":
             return replace(self, method="float-VAT", bits=None, quantizers="learned")
         if self.start is None:
@@ -80,6 +97,7 @@ class Trial:
     def label(self) -> str:
         v = self.variation
         sigma = f" {v.label}" if v.total else ""
+        sigma += ", frozen norms" if self.first else ""
         return f"{self.method}{sigma} {self.network} {self.bits or 'float'}"
 
 
@@ -87,7 +105,8 @@ class Trial:
 class Measurement:
     """One Monte Carlo: a trained network under a test variation.  The number of chips is no part of its identity.
 
-    images: a class-balanced subset of the split, None for all of it; images_per_chip: as in `evaluate`.
+    images: a class-balanced subset of the split, None for all of it, after the first `skip`; images_per_chip: as in
+    `evaluate`.
     tuning: a `SelfTuning`, a control or any `Tuning`; None for none.  purpose: "test", or "validation" with chips and
     images of their own, for every choice made before the test set is looked at."""
 
@@ -98,9 +117,11 @@ class Measurement:
     images_per_chip: int | None = None
     tuning: Tuning | None = None
     purpose: str = "test"
+    skip: int = 0
 
     def __post_init__(self):
         integer("chips", self.chips, 1)
+        integer("skip", self.skip, 0)
         one_of("purpose", self.purpose, ("test", "validation"))
         for name in ("images", "images_per_chip"):
             if getattr(self, name) is not None:
@@ -110,7 +131,7 @@ class Measurement:
             has("a tuning", self.tuning, ("label", "chip_images", "cells", "bind"), "SelfTuning around an estimator")
 
     def config(self) -> dict:
-        seen = {"images": self.images, "images_per_chip": self.images_per_chip, "purpose": self.purpose}
+        seen = {name: getattr(self, name) for name in ("images", "skip", "images_per_chip", "purpose")}
         return {"variation": described(self.variation), "tuning": described(self.tuning), **seen}
 
     @property
@@ -139,6 +160,8 @@ class Measurement:
             "sigma_between": v.between,
             "layers": "all" if v.layers is None else "+".join(v.layers),
             "tuning": self.tuning.label if self.tuning else "none",
+            "subset": self.images or 0,
+            "skip": self.skip,
             "images_per_chip": self.images_per_chip or 0,
             "split": self.purpose,
         }
@@ -173,7 +196,11 @@ def train(
             start, trial.bits, images, trial.variation, seed=trial.seed, draws=draws, quantizers=trial.quantizer_set
         )
         return {f"net/{name}": tensor for name, tensor in net.state_dict().items()}
-    net = converted(start, trial.bits, _calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
+    net = start  # analog already after a first phase
+    if not trial.first or parent is None:
+        net = converted(start, trial.bits, _calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
+    if trial.first:
+        freeze_batch_norm(net)
     return fit(
         net, images, trial.recipe, trial.variation, seed=trial.seed, resume=resume, until=until, progress=progress
     )

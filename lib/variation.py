@@ -5,6 +5,7 @@
 
 Within part under the proportional law [code 2021]; between part and layer-fixed law [ours].
 A chip stores nothing but its seed: the same unit normals serve every σ, ρ, law and method, which pairs them all.
+z_B is spread over the chips of a purpose (`lots`), z_W independent.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -36,6 +38,16 @@ def keyed_generator(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key_digest(*key), "little")))
 
 
+GOLDEN = 0x9E3779B97F4A7C15  # (√5 − 1)/2 in units of 2⁻⁶⁴
+
+
+def golden(start: int, index: int | np.ndarray) -> np.ndarray:
+    """u_i = frac(u₀ + i·(√5 − 1)/2) in (0, 1), exact whatever the index; start: u₀ in units of 2⁻⁶⁴."""
+    with np.errstate(over="ignore"):
+        places = np.uint64(start) + np.asarray(index, np.uint64) * np.uint64(GOLDEN)
+    return ((places >> np.uint64(11)) + 0.5) * 2.0**-53
+
+
 # Chips of one purpose never meet those of another: each purpose owns 2^48 seeds.
 PURPOSES = {"test": 0, "validation": 1, "training": 2, "batch-norm": 3}
 
@@ -56,9 +68,15 @@ class Chip:
         index, run = integer("chip index", index, 0, 2**32 - 1), integer("seed", run, 0, 2**16 - 1)
         return cls(PURPOSES[purpose] << 48 | run << 32 | index)
 
+    @property
+    def place(self) -> float:
+        """u = frac(u₀ + i·(√5 − 1)/2): where chip i lies in the lot of its purpose and run, 0 < u < 1."""
+        lot, index = divmod(self.seed, 2**32)
+        return float(golden(keyed_seed("lot", lot), index))
+
     def z_between(self) -> float:
-        """z_B, one number for the whole chip."""
-        return float(keyed_generator("z_B", self.seed).standard_normal())
+        """z_B = Φ⁻¹(u), one number for the whole chip."""
+        return NormalDist().inv_cdf(self.place)
 
     def z_within(self, layer: str, shape: tuple[int, ...]) -> Tensor:
         """z_W of a layer, float32 on the CPU, one a cell."""
@@ -83,7 +101,11 @@ class Chip:
 class PassingChip(Chip):
     """A chip that training sees for one minibatch; its normals come from torch's generator, in a third of the time.
 
-    They are the same again with the same torch and type of processor, as trained weights are; 2^32 sets in all."""
+    They are the same again with the same torch and type of processor, as trained weights are; 2^32 sets in all.
+    A minibatch after another is no lot: z_B is drawn anew."""
+
+    def z_between(self) -> float:
+        return float(keyed_generator("z_B", self.seed).standard_normal())
 
     def z_within(self, layer: str, shape: tuple[int, ...]) -> Tensor:
         seed = keyed_seed("z_W", self.seed, layer)
@@ -96,8 +118,9 @@ def proportional(w: Tensor, e: Tensor) -> Tensor:
 
 
 def layer_fixed(w: Tensor, e: Tensor) -> Tensor:
-    """w̃ = w + e·max|w| of the layer, the maximum detached, so the gradient to w is g.  [ours]"""
-    return w + e * w.detach().abs().amax()
+    """w̃ = w + e·max|w| of the layer; gradient to w: g, plus Σ e·g to the cells that hold the maximum, in equal parts
+    and with their sign, so that training can learn a smaller full scale.  [ours]"""
+    return w + e * w.abs().amax()
 
 
 Law = Callable[[Tensor, Tensor], Tensor]  # (w, e) ↦ w̃

@@ -8,13 +8,14 @@ import pytest
 
 from lib import Chip, Counts, SelfTuning
 from lib.companion import accuracy_vs_sigma, cases, cost_of_self_tuning, self_tuning, within_and_between_chips
-from lib.companion.claims import accuracies, aligned, apart, difference, scaled, where
+from lib.companion.claims import apart, contrast, difference, per_chip, scaled, where
 from lib.companion.profiles import profile
 from lib.estimators import ReadOnce
+from lib.evaluation import places
 from lib.statistics import Estimate
 
 SMOKE = profile("smoke")
-MANY = replace(SMOKE, settings=tuple(replace(s, claim_chips=80) for s in SMOKE.settings), seeds=(0,))
+MANY = replace(SMOKE, settings=tuple(replace(s, claim_chips=80, many_chips=80) for s in SMOKE.settings), seeds=(0,))
 IDEAL = {"float": 95, "QAT": 92, "QAVAT": 90, "QAVAT mixed": 88}
 
 
@@ -25,7 +26,8 @@ def made_up(measurements, accuracy, of=MANY):
         chips = np.arange(case.measurement.chips)
         names = {"of": "", "net": "", "seed": case.measurement.trial.seed} | case.names
         right = accuracy(names) - chips % 5 * (names["of"] != "ideal")
-        found[case.measurement] = Counts(chips, np.full(len(chips), 100), right)
+        lot = places(chips, case.measurement.variation, "test")
+        found[case.measurement] = Counts(chips, np.full(len(chips), 100), right, lot)
     return cases.tidy(wanted, found)
 
 
@@ -54,7 +56,10 @@ def mixed():
 def test_the_mixed_pattern_costs_what_each_chip_loses(mixed):
     claims = within_and_between_chips.mixed_claims(mixed, MANY)
     costs = {("QAVAT" if " QAVAT," in c.point else "QAT"): c.estimate for c in claims}
-    assert costs == {"QAT": Estimate(20, 20, 20, 80), "QAVAT": Estimate(10, 10, 10, 80)} and len(claims) == 8
+    for name, cost in (("QAT", 20), ("QAVAT", 10)):
+        e = costs[name]
+        assert (e.value, e.low, e.high) == pytest.approx((cost, cost, cost)) and e.n == 80
+    assert len(claims) == 8
     assert all("ρ 0.5" in c.point for c in claims)
 
 
@@ -62,42 +67,44 @@ def test_the_loss_of_training_alone_is_that_of_the_better_training_against_qat(m
     claims = within_and_between_chips.training_claims(mixed)
     gains, losses = ([c for c in claims if c.statement.startswith(kind)] for kind in ("gain", "loss"))
     assert len(gains) == len(losses) == 4
-    assert all(c.estimate.value == 5 and " QAVAT," in c.point for c in gains)  # 85 of QAVAT mixed, 80 of QAVAT
-    assert all(c.estimate.value == 92 - 83 and "QAVAT mixed" in c.point for c in losses)
+    assert all(c.estimate.value == pytest.approx(5) for c in gains)  # 85 of QAVAT mixed, 80 of QAVAT
+    assert all(c.estimate.value == pytest.approx(92 - 83, abs=0.2) and "QAVAT mixed" in c.point for c in losses)
 
 
 def test_every_chip_has_its_own_shared_deviation(mixed):
     table = within_and_between_chips.distribution_table(mixed.sample(frac=1, random_state=0), MANY)
     bench = cases.benches(MANY)[0]
-    rows = where(table, network=bench.setting.network, law=bench.law, net="QAT", share=0.5)
+    rows = where(table, network=bench.setting.network, law=bench.law, net="QAVAT", share=0.5)
     assert len(rows) == 80
     for row in rows.itertuples():
-        assert row.e_between == bench.pattern(0.5).shared(Chip.of("test", row.chip))
+        assert row.e_between == pytest.approx(bench.pattern(0.5).shared(Chip.of("test", row.chip)))
 
 
 def test_tuned_losses_are_against_qat_on_an_ideal_chip():
     table = made_up(self_tuning.measurements, tuned)
     found = self_tuning.tuned_table(table)
     loss = where(found, net="QAVAT").groupby("tuned by").loss.first()
-    assert loss.to_dict() == {"untuned": 92 - 58, "oracle": 92 - 83, "reference cells": 92 - 78}
+    expected = {"untuned": 92 - 58, "oracle": 92 - 83, "reference cells": 92 - 78}
+    assert loss.to_dict() == pytest.approx(expected, abs=0.2)  # a lot weighs its chips
     assert found[found["tuned by"] == "reference cells"].recovery.to_numpy() == pytest.approx(0.8)
-    assert {c.estimate.value for c in self_tuning.loss_claims(found, MANY) if " QAVAT," in c.point} == {14}
-    assert {c.estimate.value for c in self_tuning.training_claims(table)} == {2}
+    losses = [c.estimate.value for c in self_tuning.loss_claims(found, MANY) if " QAVAT," in c.point]
+    assert losses == pytest.approx([14] * 4, abs=0.2)
+    assert [c.estimate.value for c in self_tuning.training_claims(table)] == pytest.approx([2] * 4)
 
 
 def test_comparisons_do_not_depend_on_the_order_of_rows(mixed):
     shuffled = mixed.sample(frac=1, random_state=1)
     ours, theirs = (within_and_between_chips.mixed_claims(t, MANY) for t in (mixed, shuffled))
     assert sorted(c.estimate.value for c in ours) == sorted(c.estimate.value for c in theirs)
-    assert all(c.estimate.low == c.estimate.high for c in theirs)
+    assert all(c.estimate.low == pytest.approx(c.estimate.high) for c in theirs)
 
 
 def test_different_chips_are_no_pairs(mixed):
-    some = accuracies(mixed, of="chips", net="QAT", share=0.5, network="lenet5", law="proportional")
+    some = per_chip(mixed, of="chips", net="QAVAT", share=0.5, network="lenet5", law="proportional")
     assert difference(some, some).value == 0
     for other in (some[1:], some.rename(index=lambda i: i + 1), pd.concat([some, some])):
         with pytest.raises(ValueError, match="needs the same chips, each once"):
-            aligned(some, other)
+            contrast((1, some), (-1, other))
 
 
 def test_two_intervals_are_apart_by_their_nearer_ends():
@@ -115,7 +122,8 @@ def test_operating_points():
     setting, bench = profile("quick").settings[0], cases.benches(profile("quick"))[0]
     assert [cases.training(setting, sigma).within for sigma in (0.1, 0.3, 0.4, 0.5, 0.6)] == [0.3, 0.3, 0.5, 0.5, 0.5]
     assert bench.parts["within"].within == pytest.approx(0.3 / 2**0.5) == bench.parts["between"].between
-    wanted = {(c.names["bits"], c.names["sigma"]): c.measurement.chips for c in accuracy_vs_sigma.measurements(SMOKE)}
+    found = [c for c in accuracy_vs_sigma.measurements(SMOKE) if c.names["of"] == "mean"]
+    wanted = {(c.names["bits"], c.names["sigma"]): c.measurement.chips for c in found}
     assert wanted["A4W2", 0.5] == 3 and wanted["A4W4", 0.5] == 2 and wanted["A4W2", 0.0] == 1
 
 

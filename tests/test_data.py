@@ -40,6 +40,14 @@ def test_balanced_subsets_are_fixed_and_nested():
     assert (large.labels.bincount() == 100).all()
     assert torch.equal(small.pixels, large.pixels[:100])
     assert test.balanced(None) is test
+    rest, some = test.balanced(None, skip=1000), test.balanced(100, skip=1000)
+    assert len(rest) == 9000 and (some.labels.bincount() == 10).all()
+    assert torch.equal(some.pixels, rest.pixels[:100])
+    seen = {image.numpy().tobytes() for image in large.pixels}
+    assert sum(image.numpy().tobytes() in seen for image in rest.pixels) <= 2  # the set itself holds a few twice
+    for n, skip, fault in ((9001, 1000, "number of images .*1 to 9000"), (1, 10_000, "to skip .*0 to 9999")):
+        with pytest.raises(InputError, match=fault):
+            test.balanced(n, skip)
 
 
 def test_batches_are_a_function_of_their_key(images):

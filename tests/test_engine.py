@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib import Recipe, Variation, data, evaluate, fit, to_analog, variation
+from lib import Chip, Recipe, Variation, data, evaluate, fit, to_analog, variation
 from lib.companion import within_and_between_chips
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
@@ -14,7 +14,7 @@ from lib.estimators import Oracle, ReadOnce, ReferenceCells
 from lib.experiments import engine, results, timing, workers
 from lib.experiments.settings import Settings
 from lib.selftuning import SelfTuning
-from lib.trials import Measurement, Trial
+from lib.trials import Measurement, Phase, Trial, train
 
 RECIPE = Recipe(epochs=2, batch_size=32, bn_draws=2)
 FLOAT = Trial("toy", "lenet5", "float", RECIPE)
@@ -85,6 +85,36 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(tmp_path, monkeypat
     resumed = collect(settings, Measurement(QAVAT, Variation(0.5), 3))
     assert calls[4:] == [("QAVAT", 2)]
     assert resumed.equals(undisturbed)
+
+
+def test_a_second_phase_goes_on_from_the_first_with_its_batch_norms(tmp_path, monkeypatch):
+    """Its statistics are those of the first, whatever segments it is trained in; its steps and weights move."""
+    first = Phase(replace(RECIPE, epochs=1), Variation(0.3))
+    mixed = replace(QAVAT, first=first, variation=Variation.split(0.3, 0.5), network="lenet5")
+    settings = run_in(tmp_path)
+    table = collect(settings, Measurement(mixed, Variation.split(0.3, 0.5), 3))
+    assert mixed.parent == replace(QAVAT, recipe=first.recipe) and table.place.notna().all()
+    before, after = (results.network(t, settings).state_dict() for t in (mixed.parent, mixed))
+    norms = [name for name in before if "running" in name]
+    assert norms and all(torch.equal(before[name], after[name]) for name in norms)
+    moved = [
+        name for name in before if name.endswith(("weight", "step")) and not torch.equal(before[name], after[name])
+    ]
+    assert any(name.endswith("step") for name in moved) and any(name.endswith("weight") for name in moved)
+    data, parent = engine.load("toy"), results.network(mixed.parent, settings)
+    at_once = train(mixed, data, parent)
+    assert all(torch.equal(at_once[f"net/{name}"], value) for name, value in after.items())
+    with pytest.raises(ValueError, match="only QAVAT has a first phase, got method='PTQ-VAT'"):
+        replace(PTQ, first=first)
+
+
+def test_images_that_are_skipped_are_not_seen(tmp_path):
+    settings = run_in(tmp_path)
+    whole, rest = Measurement(FLOAT, Variation(), 1), Measurement(FLOAT, Variation(), 1, skip=20)
+    table = collect(settings, whole, rest)
+    assert table.images.tolist() == [60, 40]
+    net, test = results.network(FLOAT, settings), engine.load("toy").test
+    assert table.correct.iloc[1] == evaluate(net, test.balanced(None, skip=20), chips=1).correct[0]
 
 
 def test_a_damaged_checkpoint_is_trained_again(tmp_path, capsys):
@@ -272,6 +302,8 @@ def test_fit_and_evaluate_remember_what_they_did(tmp_path, images, monkeypatch):
     memory.fit(mine, images, RECIPE, Variation(0.3), seed=1)
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), mine.state_dict().values()))
     assert (memory.evaluate(mine, images, Variation(0.5), 3).correct == expected.correct).all()
+    lot = memory.evaluate(mine, images, chips=2, variation=Variation(0.1, 0.2), purpose="validation")
+    assert lot.places.tolist() == [Chip.of("validation", i).place for i in range(2)]
     for name in ("fit", "evaluate"):
         monkeypatch.setattr(results, name, lambda *a, **o: pytest.fail("it is remembered"))
     again = net_of(images)

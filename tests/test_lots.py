@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from lib.lots import golden, lot_mean, lot_quantile, lot_ratio, lot_yield, shares
+from lib.lots import lot_mean, lot_quantile, lot_ratio, lot_yield, shares
+from lib.variation import golden
 
 RUNS = 1000
 
@@ -29,7 +30,7 @@ EVERYBODY = norm.ppf((np.arange(200_000) + 0.5) / 200_000)
 
 def lots(rng, n, runs=RUNS):
     for _ in range(runs):
-        u = golden(int(rng.integers(2**63)) * 2 + 1, n)
+        u = golden(int(rng.integers(2**63)) * 2 + 1, np.arange(n))
         yield u, norm.ppf(u)
 
 
@@ -38,17 +39,17 @@ def truth_of(population, statistic):
 
 
 def test_places_are_those_of_the_golden_ratio_and_more_keep_the_first():
-    u = golden(12345, 1000)
+    u = golden(12345, np.arange(1000))
     expected = (12345 / 2**64 + np.arange(1000) * (5**0.5 - 1) / 2) % 1
-    assert np.allclose(u, expected, atol=1e-12) and (golden(12345, 10) == u[:10]).all()
+    assert np.allclose(u, expected, atol=1e-12) and (golden(12345, np.arange(10)) == u[:10]).all()
     assert u.min() > 0 and u.max() < 1
-    far = golden(0, 1 << 20)[-1]  # exact where floating point would have lost ten bits
+    far = golden(0, np.arange(1 << 20))[-1]  # exact where floating point would have lost ten bits
     assert far == (((1 << 20) - 1) * 0x9E3779B97F4A7C15 % 2**64 // 2**11 + 0.5) / 2**53
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 100, 101])
 def test_weights_part_the_interval(n):
-    u = golden(2**63 + 1, n)
+    u = golden(2**63 + 1, np.arange(n))
     w = shares(u)
     assert w.sum() == pytest.approx(1) and (w > 0).all()
     grid = (np.arange(10_000) + 0.5) / 10_000
@@ -57,9 +58,9 @@ def test_weights_part_the_interval(n):
 
 
 def test_a_function_of_the_place_is_integrated_exactly_in_the_limit():
-    u = golden(1, 2000)
+    u = golden(1, np.arange(2000))
     assert lot_mean(np.sin(u), u).value == pytest.approx(1 - np.cos(1), abs=1e-5)
-    flat = lot_mean(np.full(50, 7.0), golden(1, 50))
+    flat = lot_mean(np.full(50, 7.0), golden(1, np.arange(50)))
     assert (flat.low, flat.value, flat.high) == pytest.approx((7, 7, 7))
 
 

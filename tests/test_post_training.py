@@ -22,6 +22,11 @@ def test_post_training_quantization(images):
     assert not torch.equal(quantized[1].running_mean, floating[1].running_mean)  # BN comes from the noisy pass
     first = next(layer for _, layer in crossbars(quantized)).quantize_input
     assert first.signed and first.step > 0
+    finer = post_training_quantize(
+        floating, "A4W4", images, Variation(0.2), draws=6, batch_size=16, quantizers="fine-line-search"
+    )
+    again = next(layer for _, layer in crossbars(finer)).quantize_input
+    assert torch.equal(again.step, first.step)  # the search is of weights alone
 
 
 def test_the_noisy_pass_moves_the_running_maxima_of_legacy_quantizers(images):

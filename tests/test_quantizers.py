@@ -98,6 +98,9 @@ def test_line_search_is_the_best_of_ten_and_freezes_in_evaluation():
     candidates = torch.linspace(w.abs().max().item() / n, w.abs().median().item() / n, 10)
     errors = [((w - (w / s).round().clamp(-n, n) * s) ** 2).sum().item() for s in candidates]
     assert line_search(w, 4).item() == pytest.approx(candidates[errors.index(min(errors))].item(), rel=1e-5)
+    finer = weight_quantizer(4, w, "fine-line-search")
+    errors = [((w - q.eval()(w)) ** 2).sum() for q in (LineSearch(4, w), finer)]
+    assert finer.n == 100 and errors[1] < errors[0]
     quantizer = LineSearch(4, w)
     quantizer(3 * w)
     assert quantizer.step.item() == pytest.approx(line_search(3 * w, 4).item())

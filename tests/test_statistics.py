@@ -15,7 +15,6 @@ from lib.statistics import (
     paired_difference,
     proportion,
     quantile,
-    recovery,
     variance_components,
 )
 
@@ -46,9 +45,16 @@ def test_t_interval_covers(draw, truth, least):
     assert least <= coverage(mean, draw, truth, 100) <= 0.965
 
 
-@pytest.mark.parametrize("draw,truth,least", [(bell, 80, 0.92), (heavy_tail, HEAVY_MEAN, 0.91)])
-def test_bootstrap_interval_covers(draw, truth, least):
-    assert least <= coverage(lambda x: bootstrap_mean(x, resamples=999), draw, truth, 100, runs=500) <= 0.98
+@pytest.mark.parametrize("draw,truth", [(bell, 80), (heavy_tail, HEAVY_MEAN)])
+def test_bootstrap_interval_covers(draw, truth):
+    assert 0.93 <= coverage(lambda x: bootstrap_mean(x, resamples=999), draw, truth, 100, runs=1000) <= 0.98
+
+
+def test_bootstrap_t_interval_follows_the_skew():
+    x = heavy_tail(np.random.default_rng(0), 100)
+    e, plain = bootstrap_mean(x), mean(x)
+    assert e.value == plain.value and e.value - e.low > 1.1 * (e.high - e.value)  # further down, where the tail is
+    assert bootstrap_mean(x[:9]) == mean(x[:9]) and bootstrap_mean(np.full(20, 7.0)).low == 7
 
 
 def test_paired_interval_covers_and_uses_the_pairing():
@@ -99,29 +105,6 @@ def test_welch_interval_covers():
     found = [difference_of_means(rng.normal(80, 9, 45), rng.normal(75, 2, 55)) for _ in range(RUNS)]
     assert 0.935 <= np.mean([e.low <= 5 <= e.high for e in found]) <= 0.965
     assert np.isnan(difference_of_means([], [1.0, 2.0]).low)
-
-
-def chips_with_tuning(rng, n):
-    """Untuned chips with a heavy lower tail; the oracle nearly levels them, cells recover 90% of that with noise."""
-    untuned = 85 - 40 * np.abs(rng.standard_normal(n)) ** 1.5
-    oracle = 84 + rng.normal(0, 1, n)
-    return untuned + 0.9 * (oracle - untuned) + rng.normal(0, 2, n), untuned, oracle
-
-
-def test_recovery_interval_covers():
-    rng, hits = np.random.default_rng(5), []
-    for _ in range(400):
-        e = recovery(*chips_with_tuning(rng, 100), resamples=499)
-        hits.append(e.low <= 0.9 <= e.high)
-    assert 0.92 <= np.mean(hits) <= 0.98
-
-
-def test_recovery_is_a_ratio_of_means_and_needs_something_to_recover():
-    assert recovery([3.0, 5.0, 7.0], [1.0, 3.0, 3.0], [5.0, 7.0, 9.0]).value == pytest.approx(8 / 14)
-    exact = recovery([3.0, 5.0, 4.0, 3.0], [1.0, 1.0, 1.0, 1.0], [5.0, 9.0, 7.0, 5.0])  # half of it on every chip
-    assert (exact.low, exact.value, exact.high) == pytest.approx((0.5, 0.5, 0.5))
-    nothing = recovery([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.1, 1.8, 3.1])
-    assert np.isnan(nothing.value) and Claim("s", "p", nothing, above=0).verdict == "undecided"
 
 
 def test_variance_components_of_a_known_table():

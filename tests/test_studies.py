@@ -1,35 +1,47 @@
 """What the studies ask for, and how a notebook finds it again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks import choose_bits
 from lib import Counts, ReferenceCells, SelfTuning, Variation
-from lib.companion import cases, figures, self_tuning, studies, within_and_between_chips
-from lib.companion.claims import accuracies, estimate, exactly, summary
+from lib.companion import cases, figures, studies, within_and_between_chips
+from lib.companion.claims import estimate, exactly, per_chip, summary
 from lib.companion.profiles import profile
 from lib.experiments.engine import merged
 from lib.statistics import Estimate
 
 
-@pytest.mark.parametrize("name", ["smoke", "quick"])
+@pytest.mark.parametrize("name", ["smoke", "quick", "rehearsal"])
 @pytest.mark.parametrize("number", studies.ALL)
 def test_studies_name_every_measurement_once(name, number):
     wanted = merged(studies.every_measurement(profile(name), [number]))
     if number == "07":  # these profiles repeat no published figure
         return
-    assert wanted and all(m.purpose == "test" for m in wanted)
+    assert wanted and {m.purpose for m in wanted} == {"validation" if name == "rehearsal" else "test"}
     rows = pd.DataFrame([m.row() for m in wanted])
     assert not rows.duplicated().any(), rows[rows.duplicated(keep=False)]
 
 
-def test_claims_of_quick_stand_on_100_chips_and_all_images():
+@pytest.mark.parametrize("number", ["02", "03", "04", "05", "06"])
+def test_quick_looks_at_no_image_that_was_looked_at_while_it_was_made(number):
+    """Means speak of all the others, quantile and yield of a fixed set of them, on chips enough for a lower end."""
     quick = profile("quick")
-    for study in (within_and_between_chips.measurements, self_tuning.measurements):
-        wanted = [case.measurement for case in study(quick)]
-        full = [m for m in wanted if m.variation.total and m.images_per_chip is None]
-        assert full and all(m.chips >= 100 and m.images == quick.test_images for m in full)
+    for m in (case.measurement for case in studies.ALL[number](quick)):
+        assert m.skip == 1000
+        if m.images_per_chip is None and m.variation.total:
+            assert m.chips >= 72 and m.images == quick.fixed_images
+        else:
+            assert m.images in (None, quick.fixed_images)
+
+
+def test_the_rehearsal_differs_from_quick_in_images_and_chips_alone():
+    one, other = (studies.every_measurement(profile(name), studies.ALL) for name in ("quick", "rehearsal"))
+    assert len(one) == len(other) and {m.trial for m in one} == {m.trial for m in other}
+    assert [replace(m, purpose="validation", skip=0) for m in one] == other
 
 
 def test_bits_are_chosen_on_validation_images_and_chips(monkeypatch, capsys):
@@ -52,7 +64,11 @@ def test_mixed_networks_differ_in_training_alone():
         assert nets["QAVAT"].variation == Variation(bench.sigma, law=bench.law)
         mixed = nets["QAVAT mixed"].variation
         assert mixed == Variation.split(bench.sigma, 0.5, bench.law) and mixed.total == pytest.approx(bench.sigma)
-        assert nets["QAT"].variation == Variation() and len({n.recipe for n in nets.values()}) == 1
+        assert nets["QAT"].variation == Variation() and nets["QAT"].recipe == nets["QAVAT"].recipe
+        first, second = nets["QAVAT mixed"].first, nets["QAVAT mixed"].recipe
+        assert first.variation == nets["QAVAT"].variation
+        assert first.recipe.epochs + second.epochs == nets["QAVAT"].recipe.epochs  # equal cost
+        assert replace(first.recipe, epochs=1) == replace(nets["QAVAT"].recipe, epochs=1)
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick"])
@@ -78,7 +94,7 @@ def test_a_case_is_found_under_its_own_names(number):
     table = cases.tidy(wanted, found)
     for case in wanted:
         names = {name: value for name, value in case.names.items() if name != "point"}
-        assert accuracies(table, **names).tolist() == found[case.measurement].accuracy.tolist(), names
+        assert per_chip(table, **names).accuracy.tolist() == found[case.measurement].accuracy.tolist(), names
 
 
 def test_two_results_under_the_same_names_are_refused():

@@ -41,6 +41,23 @@ def test_a_resumed_training_is_bit_identical(images, optimizer, variation):
     assert all(torch.equal(whole[name], state[name]) for name in whole)
 
 
+def test_a_clipped_gradient_moves_no_further_than_its_norm(images):
+    """Plain gradient descent at rate 1: one step is the gradient, at most `clip` long over all parameters."""
+    plain = replace(RECIPE, epochs=1, batch_size=96, lr=1.0, momentum=0.0, weight_decay=0.0, warmup=0.0)
+    lengths = {}
+    for clip in (None, 1e-3, 1e6):
+        model = net(images, "A4W4")
+        before = [p.detach().clone() for p in model.parameters()]
+        fit(model, images, replace(plain, clip=clip))
+        steps = [(p - q).square().sum() for p, q in zip(model.parameters(), before)]
+        lengths[clip] = torch.stack(steps).sum().sqrt().item()
+    assert lengths[None] > 1e-2 and lengths[1e6] == pytest.approx(lengths[None])
+    assert lengths[1e-3] == pytest.approx(1e-3, rel=1e-2)
+    for wrong in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="clip must be a finite number ≥ 1e-12, got"):
+            replace(plain, clip=wrong)
+
+
 def test_line_search_training_resumes_too(images):
     start = to_analog(build("lenet5", 1, 3, 12), "A4W4", images.normalized()[:32], "legacy")
     import copy

@@ -4,7 +4,16 @@ import pytest
 import torch
 from conftest import in_colour, with_norms
 
-from lib import Recipe, Variation, build, fit, post_training_quantize, reestimate_batch_norm, to_analog
+from lib import (
+    Recipe,
+    Variation,
+    build,
+    fit,
+    freeze_batch_norm,
+    post_training_quantize,
+    reestimate_batch_norm,
+    to_analog,
+)
 from lib.analog import crossbars
 
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, bn_draws=4)
@@ -12,6 +21,41 @@ RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05, bn_draws=4)
 
 def moved(model, before):
     return [not torch.equal(model[i].running_mean, before[f"{i}.running_mean"]) for i in (1, 4)]
+
+
+def test_frozen_norms_keep_their_statistics_and_use_them_until_training_mode(images):
+    model = with_norms(images)
+    fit(model, images, RECIPE, Variation(0.2))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    freeze_batch_norm(model)
+    modes = []
+    hooks = [model[i].register_forward_hook(lambda module, args, y: modes.append(module.training)) for i in (1, 4)]
+    for _ in range(2):  # and in a second call too
+        fit(model, images, RECIPE, Variation.split(0.3, 0.5))
+    assert moved(model, before) == [False, False] and not torch.equal(model[0].weight, before["0.weight"])
+    assert modes and not any(modes) and not torch.equal(model[1].weight, before["1.weight"])  # scales still learn
+    for hook in hooks:
+        hook.remove()
+    fit(model.train(), images, RECIPE, Variation(0.2))
+    assert moved(model, before) == [True, True]
+
+
+def test_frozen_norms_are_what_lets_a_shared_gain_be_learned(images):
+    """The gradient of a shared gain: none through statistics of the batch, some through running ones."""
+    slopes = []
+    for frozen in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.BatchNorm2d(4, eps=0.0))
+        model = to_analog(model).train()
+        model[1].bias.data.fill_(0.3)
+        model(images.normalized())
+        if frozen:
+            freeze_batch_norm(model)
+        gain = torch.ones((), requires_grad=True)
+        model[0].deviate = lambda w, gain=gain: w * gain
+        model(images.normalized()).square().sum().backward()
+        slopes.append(abs(gain.grad.item()))
+    assert slopes[0] < 1e-2 < 1 < slopes[1]
 
 
 FREEZES = {

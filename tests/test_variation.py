@@ -29,10 +29,19 @@ def test_laws_mean_and_variance(law, scale):
 
 def test_laws_gradients():
     e = torch.tensor([0.5, -0.2, 0.1])
-    for law, expected in ((proportional, 1 + e), (layer_fixed, torch.ones(3))):
+    peak = torch.tensor([0.0, -1.0, 0.0]) * (0.5 - 0.2 + 0.1)  # to the cell that holds max|w|, with its sign
+    for law, expected in ((proportional, 1 + e), (layer_fixed, torch.ones(3) + peak)):
         w = torch.tensor([1.0, -3.0, 2.0], requires_grad=True)
         law(w, e).sum().backward()
         torch.testing.assert_close(w.grad, expected)
+        assert torch.autograd.gradcheck(lambda w: law(w, e.double()), w.detach().double().requires_grad_())  # noqa: B023
+
+
+def test_cells_that_share_the_maximum_share_its_gradient():
+    """Half of a binary layer at +s, half at −s: the full scale they hold together gets Σ e·g once."""
+    w = torch.tensor([0.5, -0.5, 0.5, -0.5], requires_grad=True)
+    layer_fixed(w, torch.tensor([0.4, 0.4, 0.4, 0.4])).sum().backward()
+    torch.testing.assert_close(w.grad - 1, 4 * 0.4 / 4 * w.detach().sign())
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -89,7 +98,7 @@ def test_a_chip_never_changes():
 
 GOLDEN_Z = [-0.74038, -0.24241, 1.62071]
 GOLDEN_DIGEST = "e08992c2dffcd2a0"
-GOLDEN_BETWEEN = 1.35089
+GOLDEN_BETWEEN = -0.33171
 
 
 def test_a_chip_is_the_same_in_another_process_with_other_threads():
@@ -126,7 +135,28 @@ def test_a_passing_chip_has_normals_of_its_own_for_every_key():
     others = [PassingChip.of("training", 4, run=1), PassingChip.of("training", 3), Chip(chip.seed)]
     for other in [c.z_within("big", z.shape) for c in others] + [chip.z_within("small", z.shape)]:
         assert abs(np.corrcoef(values, other.numpy().ravel())[0, 1]) < 0.02
-    assert chip.z_between() == Chip(chip.seed).z_between()
+    draws = [PassingChip.of("training", i).z_between() for i in range(2000)]
+    assert stats.kstest(draws, "norm").pvalue > 0.001  # no lot: each minibatch is a draw of its own
+    assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 0.1
+
+
+def test_z_between_is_spread_over_a_lot():
+    """u of chip i = frac(u₀ + i·golden), z_B its normal quantile; another purpose begins elsewhere."""
+    for purpose in ("test", "validation"):
+        chips = [Chip.of(purpose, i) for i in (*range(200), 10**6)]
+        u = np.array([chip.place for chip in chips])
+        assert stats.norm.cdf([chip.z_between() for chip in chips]) == pytest.approx(u)
+        steps = np.diff(u[:200]) % 1
+        assert steps == pytest.approx((5**0.5 - 1) / 2)
+        assert (u[-1] - u[0]) % 1 == pytest.approx(10**6 * ((5**0.5 - 1) / 2) % 1, abs=1e-9)
+        assert np.diff(np.sort(u[:200])).max() < 0.0105  # twice the even spacing and a hair: no gap is left
+    assert Chip.of("test", 0).place != Chip.of("validation", 0).place
+    assert Chip.of("test", 0, run=1).place != Chip.of("test", 0).place
+
+
+def test_the_first_chips_of_many_lots_are_independent_normals():
+    z = [Chip.of("test", 0, run).z_between() for run in range(3000)]
+    assert stats.kstest(z, "norm").pvalue > 0.001 and abs(np.corrcoef(z[1:], z[:-1])[0, 1]) < 0.1
 
 
 def test_device_moves_but_does_not_draw():

@@ -4,17 +4,17 @@ Noisy methods are trained at the smallest listed σ at or above the tested one (
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from ..checks import InputError
-from ..controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
+from ..controls import OutputGain, PerChipBatchNorm, StaticFold
 from ..estimators import ReadOnce, ReferenceCells, ReferenceColumns
 from ..evaluation import Counts
 from ..networks import NAMES
 from ..selftuning import SelfTuning
-from ..trials import NOISY, QUANTIZED, Measurement, Trial
+from ..trials import NOISY, QUANTIZED, Measurement, Phase, Trial
 from ..variation import NO_VARIATION, Variation
 from .profiles import CLAIM_SHARE, Profile, Setting
 
@@ -53,19 +53,29 @@ def trial(
     **changes,
 ) -> Trial:
     """A trial of a setting; the noisy methods are trained under `variation`."""
-    return Trial(
+    recipe = setting.start if method == "float" else setting.recipe
+    trial = Trial(
         setting.dataset,
         setting.network,
         method,
-        recipe=setting.start if method == "float" else setting.recipe,
+        recipe=recipe,
         bits=bits if method in QUANTIZED else None,
         variation=variation if method in NOISY else NO_VARIATION,
         start=None if method == "float" else setting.start,
         width=setting.width,
         train_images=setting.train_images,
         seed=seed,
-        **changes,
     )
+    return replace(trial, **changes)
+
+
+def mixed_trial(setting: Setting, sigma: float, law: str = "proportional", seed: int = 0) -> Trial:
+    """QAVAT mixed: first on the within part at the total σ, then on the mixed pattern with batch norm frozen; as many
+    epochs in all as the others."""
+    within, both = Variation(sigma, law=law), Variation.split(sigma, CLAIM_SHARE, law)
+    second = dict(setting.mixed)[law]
+    first = Phase(replace(setting.recipe, epochs=setting.recipe.epochs - second.epochs), within)
+    return trial(setting, "QAVAT", setting.claim_bits, both, seed, recipe=second, first=first)
 
 
 def training(setting: Setting, tested: float) -> Variation:
@@ -74,12 +84,26 @@ def training(setting: Setting, tested: float) -> Variation:
     return Variation(min(above) if above else max(setting.trained_sigmas))
 
 
-def within(profile: Profile, setting: Setting, t: Trial, sigma: float, **names) -> Case:
-    """At a within-chip σ: one chip without variation, the claim's number at the claim's point, else the setting's."""
+def averaged(profile: Profile, setting: Setting, t: Trial, v: Variation, chips: int, tuning=None) -> Measurement:
+    """For a mean: every chip sees a slice of its own of the whole set."""
+    seen = {"images": profile.test_images, "images_per_chip": setting.slice_images, "skip": profile.skip_images}
+    return Measurement(t, v, chips, tuning=tuning, purpose=profile.purpose, **seen)
+
+
+def fixed(profile: Profile, setting: Setting, t: Trial, v: Variation, tuning=None) -> Measurement:
+    """For quantile and yield: every chip sees the same images, and they speak of these."""
+    seen = {"images": profile.fixed_images, "skip": profile.skip_images, "purpose": profile.purpose}
+    return Measurement(t, v, setting.many_chips if v.total else 1, tuning=tuning, **seen)
+
+
+def within(profile: Profile, setting: Setting, t: Trial, sigma: float, tuning=None, /, **names) -> Case:
+    """A mean at a within-chip σ: many chips at the claim's point, else the setting's number; without
+    variation one chip on the whole set."""
     claimed = sigma == profile.claim_sigma and t.bits == setting.claim_bits
-    n = 1 if sigma == 0 else setting.claim_chips if claimed else setting.chips
-    about = {"network": setting.network, "bits": t.bits or "float", "method": t.method, "sigma": sigma}
-    return Case(Measurement(t, Variation(sigma), n, profile.test_images), about | names)
+    chips = setting.many_chips if claimed else setting.chips
+    about = {"network": setting.network, "bits": t.bits or "float", "method": t.method, "sigma": sigma, "of": "mean"}
+    m = averaged(profile, setting, t, Variation(sigma), chips, tuning)
+    return Case(m if sigma else replace(m, chips=1, images_per_chip=None), about | names)
 
 
 @dataclass(frozen=True)
@@ -101,7 +125,7 @@ class Bench:
         return {
             "QAT": trial(self.setting, "QAT", bits, seed=self.seed),
             "QAVAT": trial(self.setting, "QAVAT", bits, within, self.seed),
-            "QAVAT mixed": trial(self.setting, "QAVAT", bits, self.pattern(), self.seed),
+            "QAVAT mixed": mixed_trial(self.setting, self.sigma, self.law, self.seed),
             "float": trial(self.setting, "float", seed=self.seed),
         }
 
@@ -116,41 +140,47 @@ class Bench:
             return self.profile.tuning
         return SelfTuning(ReferenceCells(dict(self.profile.cells)[self.law]))
 
-    def pattern(self, share: float = CLAIM_SHARE) -> Variation:
-        return Variation.split(self.sigma, share, self.law)
+    def pattern(self, share: float = CLAIM_SHARE, sigma: float | None = None) -> Variation:
+        return Variation.split(self.sigma if sigma is None else sigma, share, self.law)
+
+    @property
+    def axis(self) -> list[float]:
+        """The total σ of the one axis: multiples of the law's own."""
+        return [round(self.sigma * factor, 4) for factor in self.setting.axis]
 
     @property
     def parts(self) -> dict[str, Variation]:
-        """The mixed pattern and its components, each alone; "ideal": neither."""
+        """The mixed pattern and its components, each alone."""
         v = self.pattern()
         return {
-            "ideal": NO_VARIATION,
             "within": Variation(v.within, law=self.law),
             "between": Variation(between=v.between, law=self.law),
             "both": v,
         }
 
-    def full(self, net: str, variation: Variation, tuning=None, /, **names) -> Case:
-        """Claims, quantiles and yields: the claim's number of chips, all test images."""
-        return self._case(net, variation, tuning, self.setting.claim_chips, None, names)
+    def claimed(self, net: str, v: Variation, tuning=None, /, **names) -> Case:
+        """A mean of a claim."""
+        return self._case(net, v, tuning, names, self._averaged(net, v, self.setting.claim_chips, tuning))
 
-    def sweep(self, net: str, variation: Variation, tuning=None, /, **names) -> Case:
-        """Means: fewer chips, each on a slice of the images."""
-        return self._case(net, variation, tuning, self.setting.chips, self.setting.sweep_images, names)
+    def sweep(self, net: str, v: Variation, tuning=None, /, **names) -> Case:
+        """A mean over fewer chips, the first of a claim's."""
+        return self._case(net, v, tuning, names, self._averaged(net, v, self.setting.chips, tuning))
+
+    def fixed(self, net: str, v: Variation, tuning=None, /, **names) -> Case:
+        """Quantile and yield."""
+        return self._case(net, v, tuning, names, fixed(self.profile, self.setting, self.networks[net], v, tuning))
 
     def ideal(self, net: str) -> Case:
-        """Without variation, all test images."""
-        return self._case(net, NO_VARIATION, None, 1, None, {"of": "ideal"})
+        """Without variation, on the images that the chips of a claim see."""
+        return self.claimed(net, NO_VARIATION, of="ideal")
 
-    def _case(self, net: str, v: Variation, tuning, chips: int, images: int | None, names: Mapping) -> Case:
-        about = {
-            "network": self.setting.network,
-            "law": self.law,
-            "net": net,
-            "tuning": tuning.label if tuning else "none",
-        }
-        about |= {"point": place(self.setting, net, v)} | names
-        return Case(Measurement(self.networks[net], v, chips, self.profile.test_images, images, tuning), about)
+    def _averaged(self, net: str, v: Variation, chips: int, tuning) -> Measurement:
+        return averaged(self.profile, self.setting, self.networks[net], v, chips, tuning)
+
+    def _case(self, net: str, v: Variation, tuning, names: Mapping, measurement: Measurement) -> Case:
+        about = {"network": self.setting.network, "law": self.law, "net": net}
+        about |= {"tuning": tuning.label if tuning else "none", "point": place(self.setting, net, v)}
+        return Case(measurement, about | names)
 
 
 def benches(profile: Profile, seed: int = 0) -> list[Bench]:
@@ -158,16 +188,12 @@ def benches(profile: Profile, seed: int = 0) -> list[Bench]:
     return [Bench(profile, s, law, s.sigma[law], seed) for s in profile.settings for law, _ in profile.shares]
 
 
-def controls(bench: Bench, method: str) -> list:
+def controls(bench: Bench) -> list:
     """What a chip of notebook 05 may try in the place of self-tuning."""
-    batch, variation = bench.setting.recipe.batch_size, bench.pattern()
-    tried: list = [OutputGain()]
+    batch, tried = bench.setting.recipe.batch_size, [OutputGain()]
     if bench.law == "layer-fixed" and isinstance(bench.tuning.estimator, ReadOnce):  # what reads on cannot fold
         tried.append(StaticFold(bench.tuning.estimator))
-    tried += [PerChipBatchNorm(8 * batch, batch), PerChipBatchNorm(batch, batch)]
-    if method == "QAT":
-        tried.append(NoisyBatchNorm(variation, bench.setting.recipe.bn_draws))
-    return tried
+    return [*tried, PerChipBatchNorm(8 * batch, batch), PerChipBatchNorm(batch, batch)]
 
 
 def place(setting: Setting, net: str, variation: Variation) -> str:

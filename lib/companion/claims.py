@@ -7,10 +7,13 @@ import numpy as np
 import pandas as pd
 
 from ..checks import InputError
-from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, paired_difference
+from ..lots import lot_mean, lot_quantile, lot_ratio, lot_yield
+from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, quantile
 
+ALLOWED_LOSS = 10.0  # points [paper]
 YIELD_MARGIN = 5.0  # points below float accuracy that a good chip may lose
-ALTERNATIVES = ("QAT", "PTQ-VAT")  # what QAVAT is held against, each on its own
+NOISY_QAT = "QAT, BN over other chips"  # with the re-estimation that ends the noisy trainings
+ALTERNATIVES = ("QAT", "PTQ-VAT", NOISY_QAT)  # what QAVAT is held against, each on its own
 
 
 def groups(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
@@ -104,38 +107,76 @@ def where(table: pd.DataFrame, **names) -> pd.DataFrame:
     return table
 
 
-def accuracies(table: pd.DataFrame, **names) -> pd.Series:
-    """Accuracy (%) by chip, in the order of chips, of the rows with these names; empty where none was measured."""
-    return where(table, **names).set_index("chip").accuracy.sort_index()
+def per_chip(table: pd.DataFrame, **names) -> pd.DataFrame:
+    """Accuracy (%) and place in the lot by chip, in the order of chips, of the rows with these names; empty where none
+    was measured."""
+    return where(table, **names).set_index("chip")[["accuracy", "place"]].sort_index()
 
 
-def aligned(*values: pd.Series) -> list[np.ndarray]:
-    """Values by chip as arrays.  InputError unless all are of the same chips, each once."""
-    first = values[0].index
-    if first.has_duplicates or any(not v.index.equals(first) for v in values):
-        counts = " and ".join(str(v.index.nunique()) for v in values)
+def contrast(*terms: tuple[float, pd.DataFrame]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Σ factor·accuracy of (factor, `per_chip`), chip by chip, and the places of the chips where they are a lot.
+
+    InputError unless all are of the same chips, each once."""
+    (_, first), *others = terms
+    if first.index.has_duplicates or any(not other.index.equals(first.index) for _, other in others):
+        counts = " and ".join(str(one.index.nunique()) for _, one in terms)
         raise InputError(f"what is compared needs the same chips, each once; got tables of {counts} different chips")
-    return [v.to_numpy() for v in values]
+    lots = [one.place.to_numpy() for _, one in terms if one.place.notna().all()]
+    return sum(factor * one.accuracy.to_numpy() for factor, one in terms), lots[0] if lots else None
 
 
-def difference(above: pd.Series, below: pd.Series) -> Estimate:
+def mean_of(*terms: tuple[float, pd.DataFrame]) -> Estimate:
+    """Mean of a `contrast`: as a lot where its chips are one, else with a bootstrap interval."""
+    values, places = contrast(*terms)
+    return bootstrap_mean(values) if places is None else lot_mean(values, places)
+
+
+def average(rows: pd.DataFrame) -> Estimate:
+    """Mean accuracy (%) over the chips of some rows."""
+    return mean_of((1, per_chip(rows)))
+
+
+def difference(above: pd.DataFrame, below: pd.DataFrame) -> Estimate:
     """Mean of above − below, chip by chip (points)."""
-    return paired_difference(*aligned(above, below))
+    return mean_of((1, above), (-1, below))
 
 
 def paired(table: pd.DataFrame, column: str, above, below) -> Estimate:
     """Accuracy of the rows named `above` minus that of those named `below` in a column, chip by chip (points)."""
-    return difference(*(accuracies(table, **{column: name}) for name in (above, below)))
+    return difference(*(per_chip(table, **{column: name}) for name in (above, below)))
+
+
+def recovered(tuned: pd.DataFrame, untuned: pd.DataFrame, oracle: pd.DataFrame) -> Estimate:
+    """(tuned − untuned)/(oracle − untuned), a ratio of means over the same chips of a lot."""
+    gain, places = contrast((1, tuned), (-1, untuned))
+    best, _ = contrast((1, oracle), (-1, untuned))
+    return lot_ratio(gain, best, places)
+
+
+def tail(rows: pd.DataFrame) -> Estimate:
+    """5% quantile of accuracy (%)."""
+    values, places = contrast((1, per_chip(rows)))
+    return quantile(values) if places is None else lot_quantile(values, places)
 
 
 def good_chips(rows: pd.DataFrame, whole: float) -> Estimate:
     """Yield (%): the share of chips at most YIELD_MARGIN points below `whole`, the float network's accuracy."""
-    return scaled(chip_yield(rows.accuracy, whole - YIELD_MARGIN), 100)
+    values, places = contrast((1, per_chip(rows)))
+    least = whole - YIELD_MARGIN
+    return scaled(chip_yield(values, least) if places is None else lot_yield(values, places, least), 100)
+
+
+def below_ideal(table: pd.DataFrame, rows: pd.DataFrame, net: str) -> Estimate:
+    """Accuracy of a network on an ideal chip minus that of some rows of its network, law and seed, on the images of
+    each chip (points)."""
+    own = per_chip(rows)
+    ideal = per_chip(alike(table, rows, "network", "law", of="ideal", net=net))
+    return mean_of((1, ideal.loc[own.index]), (-1, own))
 
 
 def loss(table: pd.DataFrame, rows: pd.DataFrame) -> Estimate:
     """Accuracy of QAT on an ideal chip minus that of some rows of one network, law and seed (points)."""
-    return bootstrap_mean(alike(table, rows, "network", "law", of="ideal", net="QAT").accuracy.item() - rows.accuracy)
+    return below_ideal(table, rows, "QAT")
 
 
 def exactly(value: float) -> Estimate:

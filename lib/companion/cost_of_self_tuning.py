@@ -12,10 +12,23 @@ from ..controls import traffic
 from ..data import Dataset
 from ..estimators import Oracle, ReferenceCells, ReferenceColumns
 from ..selftuning import SelfTuning
-from ..statistics import Claim, bootstrap_mean, recovery
+from ..statistics import Claim
 from ..variation import Chip
 from .cases import COLUMNS, Case, benches, controls
-from .claims import accuracies, aligned, alike, claimed, difference, exactly, groups, paired, stated, summary, where
+from .claims import (
+    alike,
+    average,
+    claimed,
+    difference,
+    exactly,
+    groups,
+    paired,
+    per_chip,
+    recovered,
+    stated,
+    summary,
+    where,
+)
 from .profiles import Profile
 
 READ_NOISES, READ_STEPS = (0.01, 0.03, 0.1), (0.05, 0.2, 0.5)  # of the reading, in units of e
@@ -55,15 +68,15 @@ def size_table(
         estimator = ReferenceCells(int(size)) if kind == "cells" else ReferenceColumns(int(size))
         price = cost(SelfTuning(estimator), nets[network, law], batches[network], law)
         tuned = alike(table, rows, *BY, of="tuned")
-        untuned, oracle = (accuracies(tuned, tuning=label) for label in ("none", "oracle"))
-        values = accuracies(rows)
+        untuned, oracle = (per_chip(tuned, tuning=label) for label in ("none", "oracle"))
+        values = per_chip(rows)
         return {
             "cells": price.cells,
             "cell_share": price.cell_share,
             "operation_share": price.operation_share,
-            "mean": bootstrap_mean(values),
+            "mean": average(rows),
             "below_oracle": difference(oracle, values),
-            "recovery": recovery(*aligned(values, untuned, oracle)),
+            "recovery": recovered(values, untuned, oracle),
         }
 
     return summary(where(table, of="size"), [*BY, "kind", "size"], statistics).astype({"size": int})
@@ -96,8 +109,8 @@ def reading_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
     exact = {law: ReferenceCells(n).label for law, n in profile.cells}
 
     def statistics(rows: pd.DataFrame) -> dict:
-        best = accuracies(alike(table, rows, *BY, of="tuned", tuning=exact[rows.law.iloc[0]]))
-        return {"mean": bootstrap_mean(rows.accuracy), "lost": difference(best, accuracies(rows))}
+        best = per_chip(alike(table, rows, *BY, of="tuned", tuning=exact[rows.law.iloc[0]]))
+        return {"mean": average(rows), "lost": difference(best, per_chip(rows))}
 
     return summary(where(table, of="reading"), [*BY, "error", "size", "deviation"], statistics)
 
@@ -113,7 +126,7 @@ def price_table(profile: Profile, nets: Mapping[tuple[str, str], nn.Module], bat
     rows = []
     for bench in benches(profile):
         at = bench.setting.network, bench.law
-        for tuning in (bench.tuning, COLUMNS, *controls(bench, "QAVAT")):
+        for tuning in (bench.tuning, COLUMNS, *controls(bench)):
             price = vars(cost(tuning, nets[at], batch, bench.law))
             rows.append({"network": at[0], "law": at[1], "tuning": tuning.label, **price})
     return pd.DataFrame(rows)

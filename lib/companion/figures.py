@@ -186,7 +186,7 @@ def cumulative(ax, values, label: str, **style) -> None:
 def legend_above(fig, ax) -> None:
     """One legend for all panels, above them, where it hides no data."""
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels) if len(labels) < 5 else 3)
 
 
 def span(axes) -> str:

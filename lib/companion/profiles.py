@@ -19,6 +19,7 @@ from .published import PROTOCOLS
 MIXED_SIGMA, CLAIM_SHARE = 0.3, 0.5
 # weight bits → the layer-fixed σ that disturbs Gaussian weights as much as the proportional 0.3 (0.3·rms|q|/max|q|)
 FIXED_SIGMA = {1: 0.30, 2: 0.23, 4: 0.12}
+AXIS = (1 / 3, 2 / 3, 1, 4 / 3, 5 / 3)
 SHARES = (
     ("proportional", (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)),
     ("layer-fixed", (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.5, 1.0)),  # its shared part adds up coherently
@@ -29,8 +30,11 @@ SHARES = (
 class Setting:
     """One network on one dataset: how it is trained, at which bits and σ, and on how many chips it is measured.
 
-    trained_sigmas: the σ of the noisy methods in notebook 03.  chips: at the claim's point and at all others.
-    sweep_images: what each chip sees where only a mean is asked for (notebooks 04 to 06), None for every image."""
+    trained_sigmas: the σ of the noisy methods in notebook 03.  Chips: of a claim's mean, of all other means, and of
+    quantile, yield and claims on independent chips.  slice_images: what each chip sees of its own for a mean.  axis: σ
+    of notebook 05's one axis, as multiples of the mixed pattern's.
+    mixed: the second phase of QAVAT mixed, law by law, part of the epochs of `recipe`; how it was chosen on the
+    validation split, `python -m benchmarks.choose_mixed` repeats."""
 
     dataset: str
     network: str
@@ -38,12 +42,15 @@ class Setting:
     train_images: int | None
     start: Recipe
     recipe: Recipe
+    mixed: tuple[tuple[str, Recipe], ...]
     bits: tuple[str, ...]
     claim_bits: str
     trained_sigmas: tuple[float, ...]
     claim_chips: int
     chips: int
-    sweep_images: int | None = None
+    many_chips: int
+    slice_images: int
+    axis: tuple[float, ...] = AXIS
 
     @property
     def sigma(self) -> dict[str, float]:
@@ -56,8 +63,10 @@ class Profile:
     """settings: the networks of the results; the first is also that of the introductory notebooks.
 
     published: (network, width) of data/reported.csv that are repeated on the published protocol, on published_chips.
-    shares: the between shares ρ of a sweep, law by law.  cells: reference cells of the claims, law by law; tuning:
-    another self-tuning in their place."""
+    purpose: "test", or "validation" for a rehearsal.  skip_images: of the set, left out: they were looked at while the
+    method was made.  test_images: what slices for means are cut from, None for all others; fixed_images: what every
+    chip sees for quantile and yield.  shares: the between shares ρ of a sweep, law by law.  cells: reference cells of
+    the claims, law by law; tuning: another self-tuning in their place."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -68,7 +77,10 @@ class Profile:
     tuning: SelfTuning | None = None
     cell_counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
     column_counts: tuple[int, ...] = (1, 2, 4, 8)
+    purpose: str = "test"
+    skip_images: int = 0
     test_images: int | None = None
+    fixed_images: int | None = None
     published: tuple[tuple[str, float], ...] = ()
     published_chips: int = 0
     seeds: tuple[int, ...] = (0,)
@@ -89,11 +101,14 @@ class Profile:
 
     @property
     def figures(self) -> Path:
-        """The folder of its last good figures; smoke never writes figures/."""
-        return ROOT / "build" / "smoke" / "figures" if self.name == "smoke" else ROOT / "figures" / self.name
+        """The folder of its last good figures; smoke and rehearsal never write figures/."""
+        build = ROOT / "build" / self.name / "figures"
+        return build if self.name in ("smoke", "rehearsal") else ROOT / "figures" / self.name
 
 
 _SHORT = Recipe(epochs=4, lr=0.05, warmup=0.1)
+_FROZEN = Recipe(epochs=2, lr=0.1, warmup=0.1, clip=1.0)
+_MIXED = (("proportional", _FROZEN), ("layer-fixed", _FROZEN))
 _LENET = Setting(
     "fashion-mnist",
     "lenet5",
@@ -101,12 +116,14 @@ _LENET = Setting(
     train_images=12_000,
     start=_SHORT,
     recipe=_SHORT,
+    mixed=(("proportional", _FROZEN), ("layer-fixed", replace(_FROZEN, epochs=3, lr=0.2))),
     bits=("A4W2", "A4W4"),
     claim_bits="A4W2",
     trained_sigmas=(0.3, 0.5),
     claim_chips=100,
     chips=40,
-    sweep_images=250,
+    many_chips=100,
+    slice_images=125,
 )
 _RESNET = replace(
     _LENET,
@@ -115,12 +132,25 @@ _RESNET = replace(
     train_images=10_000,
     start=replace(_SHORT, epochs=3),
     recipe=replace(_SHORT, epochs=3),
+    mixed=_MIXED,
     bits=("A4W2",),
     trained_sigmas=(0.5,),
+    claim_chips=40,
     chips=20,
+    axis=AXIS[::2],
 )
 _TINY = Recipe(epochs=2, batch_size=32, lr=0.05, bn_draws=2)
-_FEW: dict = {"train_images": 64, "start": _TINY, "recipe": _TINY, "claim_chips": 3, "chips": 2, "sweep_images": 25}
+_ONE = replace(_TINY, epochs=1)
+_FEW: dict = {
+    "train_images": 64,
+    "start": _TINY,
+    "recipe": _TINY,
+    "mixed": (("proportional", _ONE), ("layer-fixed", _ONE)),
+    "claim_chips": 3,
+    "chips": 2,
+    "many_chips": 3,
+    "slice_images": 25,
+}
 _OURS = {name: replace(how.recipe, bn_draws=200) for name, how in PROTOCOLS.items()}
 
 
@@ -134,12 +164,14 @@ def _ours(network: str, name: str, width: float, bits: tuple[str, ...], chips: i
         train_images=None,
         start=recipe,
         recipe=recipe,
+        mixed=tuple((law, replace(frozen, epochs=recipe.epochs // 2)) for law, frozen in _MIXED),
         bits=bits,
         claim_bits=bits[-1],
         trained_sigmas=(0.1, 0.2, 0.3, 0.4, 0.5),
         claim_chips=chips,
         chips=max(100, chips // 10),
-        sweep_images=1000,
+        many_chips=chips,
+        slice_images=1000,
     )
 
 
@@ -155,8 +187,10 @@ PROFILES = {
             column_counts=(1, 4),
             seeds=(0, 1),
             test_images=50,
+            fixed_images=25,
         ),
-        Profile("quick", (_LENET, _RESNET), test_images=1000, claims_expected=True),
+        Profile("rehearsal", (_LENET, _RESNET), purpose="validation", fixed_images=250, seeds=(0, 1, 2)),
+        Profile("quick", (_LENET, _RESNET), skip_images=1000, fixed_images=250, seeds=(0, 1, 2), claims_expected=True),
         Profile(
             "reduced",
             (

@@ -7,10 +7,10 @@ import pandas as pd
 from torch import Tensor
 
 from ..networks import NAMES
-from ..statistics import Claim, mean, proportion
+from ..statistics import Claim, proportion
 from . import cases
 from .cases import Case
-from .claims import accuracies, difference, scaled
+from .claims import mean_of, per_chip, scaled
 from .profiles import Profile
 
 
@@ -42,12 +42,12 @@ def one_chip_claims(labels: Tensor, before: Tensor, after: Tensor) -> list[Claim
 def drop_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """The variability-oblivious network loses accuracy on real chips, and QAVAT loses less."""
     setting, top = profile.settings[0], profile.claim_sigma
-    lost = {
-        method: accuracies(table, method=method, sigma=0.0).item() - accuracies(table, method=method, sigma=top)
-        for method in ("QAT", "QAVAT")
-    }
+    ideal = {m: per_chip(table, method=m, sigma=0.0).accuracy.item() for m in ("QAT", "QAVAT")}
+    real = {m: per_chip(table, method=m, sigma=top) for m in ("QAT", "QAVAT")}
+    lost = scaled(mean_of((1, real["QAT"])), -1, ideal["QAT"])
+    beyond = scaled(mean_of((1, real["QAVAT"]), (-1, real["QAT"])), 1, ideal["QAT"] - ideal["QAVAT"])
     point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {top:g}"
     return [
-        Claim("what QAT loses from an ideal to a real chip", point, mean(lost["QAT"]), above=0),
-        Claim("what QAT loses beyond QAVAT", point, difference(lost["QAT"], lost["QAVAT"]), above=0),
+        Claim("what QAT loses from an ideal to a real chip", point, lost, above=0),
+        Claim("what QAT loses beyond QAVAT", point, beyond, above=0),
     ]

@@ -7,39 +7,37 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..lots import lot_mean
 from ..networks import NAMES
-from ..statistics import Claim, bootstrap_mean, variance_components
-from ..trials import Measurement
-from ..variation import CELLS, Chip, Variation
+from ..statistics import Claim, variance_components
+from ..variation import CELLS, Chip, Variation, golden
 from . import cases
 from .cases import Case
-from .claims import exactly, paired, summary, where
+from .claims import average, exactly, paired, summary, where
 from .profiles import CLAIM_SHARE, Profile
 
 # PCM programming noise: standard deviation in µS over the target conductance g/g_max, g_max = 25 µS.
 # Source: aihwkit, src/aihwkit/inference/noise/pcm.py, PCMLikeNoiseModel (Nandakumar et al., ICECS 2019).
 PCM_COEFFICIENTS, PCM_G_MAX = (0.26348, 1.9650, -1.1731), 25.0
+NEAREST = 5
 
 
 def measurements(profile: Profile, seed: int = 0) -> list[Case]:
-    """One QAT network at total σ = 0.3, both laws, within only and half between; and every distribution of cells at
-    σ = 0.3 and 0.5."""
-    setting = profile.settings[0]
+    """One QAT network at total σ = 0.3, both laws, within only and half between; every distribution of cells at σ = 0.3
+    and 0.5; and a lot of many chips."""
+    setting, chips = profile.settings[0], profile.settings[0].claim_chips
     net = cases.trial(setting, "QAT", setting.claim_bits, seed=seed)
-
-    def case(v: Variation, **names) -> Case:
-        return Case(Measurement(net, v, setting.claim_chips, profile.test_images), names)
-
-    shares = [(law, sigma, share) for law, sigma in setting.sigma.items() for share in (0.0, CLAIM_SHARE)]
-    return [
-        *(
-            case(
-                Variation.split(sigma, share, law), of="pattern", law=law, share=share, pattern=f"{law}, ρ = {share:g}"
-            )
-            for law, sigma, share in shares
-        ),
-        *(case(Variation(s, cells=c), of="cells", cells=c, sigma=s) for c in sorted(CELLS) for s in (0.3, 0.5)),
-    ]
+    found = []
+    for law, sigma in setting.sigma.items():
+        for share in (0.0, CLAIM_SHARE):
+            names = {"of": "pattern", "law": law, "share": share, "pattern": f"{law}, ρ = {share:g}"}
+            found.append(Case(cases.fixed(profile, setting, net, Variation.split(sigma, share, law)), names))
+    for shape in sorted(CELLS):
+        for sigma in (0.3, 0.5):
+            m = cases.averaged(profile, setting, net, Variation(sigma, cells=shape), chips)
+            found.append(Case(m, {"of": "cells", "cells": shape, "sigma": sigma}))
+    mixed = Variation.split(setting.sigma["proportional"], CLAIM_SHARE)
+    return [*found, Case(cases.averaged(profile, setting, net, mixed, 10 * chips), {"of": "lot"})]
 
 
 def deviated(weight: Tensor, variations: Mapping[str, Variation], chip: Chip, layer: str) -> pd.DataFrame:
@@ -65,9 +63,11 @@ def map_table(maps: Mapping[int, np.ndarray]) -> pd.DataFrame:
 
 
 def measured_components(variation: Variation, chips: Sequence[int], cells: int) -> pd.DataFrame:
-    """n_chips, sigma_within, sigma_between recovered from simulated cells by one-way analysis of variance."""
+    """n_chips, sigma_within, sigma_between recovered from simulated cells by one-way analysis of variance.
+
+    Each chip is the first of a lot of its own: whoever measures has no lot that is spread."""
     like = torch.empty(cells)
-    e = np.stack([variation.deviation(Chip.of("test", i), "cells", like).numpy() for i in range(max(chips))])
+    e = np.stack([variation.deviation(Chip.of("test", 0, run), "cells", like).numpy() for run in range(max(chips))])
     rows = [(n, *variance_components(e[:n])) for n in chips]
     return pd.DataFrame(rows, columns=["n_chips", "sigma_within", "sigma_between"])
 
@@ -105,12 +105,35 @@ def chips_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     return claims
 
 
+def lot_errors(rows: pd.DataFrame, numbers: Sequence[int] = (10, 20, 40, 100), runs: int = 1000) -> pd.DataFrame:
+    """kind, n, error (rms, points) of the mean of n chips drawn from the rows of a large lot: independent, or as a lot
+    that begins anywhere, whose chips are taken among the `NEAREST` to each of its places."""
+    rng, values = np.random.default_rng(0), rows.sort_values("place").accuracy.to_numpy()
+    found, truth = [], values.mean()
+    for n in numbers:
+        drawn = rng.choice(values, (runs, n)).mean(1)
+        lots = []
+        for _ in range(runs):
+            u = golden(int(rng.integers(2**63)), np.arange(n))
+            near = (u * len(values)).astype(int) + rng.integers(-(NEAREST // 2), NEAREST // 2 + 1, n)
+            lots.append(lot_mean(values[near.clip(0, len(values) - 1)], u).value)
+        for kind, means in (("independent", drawn), ("a lot", np.array(lots))):
+            found.append({"kind": kind, "n": n, "error": float(np.sqrt(np.mean((means - truth) ** 2)))})
+    return pd.DataFrame(found)
+
+
+def lot_claims(errors: pd.DataFrame, point: str) -> list[Claim]:
+    """A lot of 100 chips is worth 20 times its number."""
+    last = errors[errors.n == errors.n.max()].set_index("kind").error
+    worth = exactly((last["independent"] / last["a lot"]) ** 2)
+    statement = f"independent chips that one chip of a lot of {errors.n.max()} is worth, for the mean"
+    return [Claim(statement, point, worth, above=20, unit="chips", of="resampling")]
+
+
 def cells_table(table: pd.DataFrame) -> pd.DataFrame:
     """cells, sigma, mean with bootstrap interval, worst chip: within-chip proportional variation, by distribution."""
     return summary(
-        where(table, of="cells"),
-        ["cells", "sigma"],
-        lambda rows: {"mean": bootstrap_mean(rows.accuracy), "worst": rows.accuracy.min()},
+        where(table, of="cells"), ["cells", "sigma"], lambda rows: {"mean": average(rows), "worst": rows.accuracy.min()}
     )
 
 

@@ -15,9 +15,9 @@ from ..analog import report
 from ..cells import COLUMNS, Cells
 from ..data import Dataset
 from ..fitting import Fit
-from ..statistics import Claim, bootstrap_mean, quantile
+from ..statistics import Claim
 from ..variation import Variation, keyed_generator
-from .claims import accuracies, difference, exactly, summary
+from .claims import average, difference, exactly, per_chip, summary, tail
 from .profiles import Profile
 
 
@@ -93,22 +93,15 @@ def conversion(nets: dict[str, nn.Module]) -> pd.DataFrame:
 
 
 def shares(nets: dict[str, nn.Module]) -> pd.DataFrame:
-    """network, cells, digital: parameters on crossbars and beside them (biases, batch norm; no quantizer steps)."""
+    """network, parameters on crossbars, digital ones (biases, batch norm; no quantizer steps) and their share (%)."""
     rows = []
     for name, net in nets.items():
         steps = sum(p.numel() for n, p in net.named_parameters() if ".quantize_" in f".{n}")
         cells = sum(row.cells for row in report(net))
         digital = sum(p.numel() for p in net.parameters()) - steps - cells
-        rows.append({"network": name, "cells": cells, "digital": digital})
+        percent = 100 * digital / (cells + digital)
+        rows.append({"network": name, "on crossbars": cells, "digital": digital, "digital, %": percent})
     return pd.DataFrame(rows)
-
-
-def conversion_claims(table: pd.DataFrame) -> list[Claim]:
-    claims = []
-    for row in table.itertuples():
-        share = exactly(100 * row.cells / (row.cells + row.digital))
-        claims.append(Claim("parameters on crossbars", row.network, share, above=90, unit="%", of="network"))
-    return claims
 
 
 def fit_table(found: Fit, truth: Variation) -> pd.DataFrame:
@@ -139,7 +132,7 @@ def chip_table(table: pd.DataFrame) -> pd.DataFrame:
     """net, tuning, mean with bootstrap interval, 5% quantile, chips (%)."""
 
     def statistics(rows: pd.DataFrame) -> dict:
-        return {"mean": bootstrap_mean(rows.accuracy), "q05": quantile(rows.accuracy).value}
+        return {"mean": average(rows), "q05": tail(rows).value}
 
     return summary(table, ["net", "tuning"], statistics).rename(columns={"n_chips": "chips"})
 
@@ -155,6 +148,6 @@ def chip_claims(table: pd.DataFrame, variation: Variation) -> list[Claim]:
     ]
     claims = []
     for statement, *cases in pairs:
-        gain = difference(*(accuracies(table, net=net, tuning=tuning) for net, tuning in cases))
+        gain = difference(*(per_chip(table, net=net, tuning=tuning) for net, tuning in cases))
         claims.append(Claim(statement, point, gain, above=0))
     return claims

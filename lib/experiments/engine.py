@@ -15,7 +15,7 @@ import torch
 from ..checks import InputError, RunError
 from ..conversion import to_analog
 from ..data import Dataset, fingerprint, load
-from ..evaluation import Counts, best_precision
+from ..evaluation import Counts, best_precision, places
 from ..networks import build
 from ..sources import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
 from ..training import State
@@ -65,7 +65,8 @@ def stored(m: Measurement, settings: Settings) -> Counts:
     key = measurement_key(m, settings)
     counts = settings.store.counts(key) if key else Counts(*np.zeros((3, 0), np.int64))
     asked = counts.chips < m.chips
-    return Counts(counts.chips[asked], counts.images[asked], counts.correct[asked])
+    chips = counts.chips[asked]
+    return Counts(chips, counts.images[asked], counts.correct[asked], places(chips, m.variation, m.purpose))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Results that stand on the store: trained networks, tables of them, and `fit` and `evaluate` with a memory."""
 
+import inspect
 import io
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 
 import pandas as pd
 from torch import nn
@@ -11,7 +13,7 @@ from ..checks import InputError
 from ..content import code_of
 from ..conversion import copied
 from ..data import Images
-from ..evaluation import Counts, best_precision, evaluate
+from ..evaluation import Counts, best_precision, evaluate, places
 from ..identity import described
 from ..sources import MEASURING_SOURCES, PACKAGE, require_unchanged
 from ..training import State, fit, load_network
@@ -20,6 +22,8 @@ from .engine import dataset_of, ensure, trial_key
 from .settings import Settings
 from .store import DTYPE, key_of
 from .workers import pinned
+
+ASKED = inspect.signature(evaluate)
 
 
 def network(trial: Trial, settings: Settings) -> nn.Module:
@@ -98,4 +102,7 @@ class Memory:
             with pinned():
                 counts = evaluate(net, images, *arguments, **options)
             self.store.append_counts(key, counts, {"evaluate": type(net).__name__})
-        return self.store.counts(key)
+        found, asked = self.store.counts(key), ASKED.bind(net, images, *arguments, **options)
+        asked.apply_defaults()
+        lot = places(found.chips, asked.arguments["variation"], asked.arguments["purpose"])
+        return replace(found, places=lot)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..checks import InputError, integer, one_of
-from ..data import DATA_VARIABLE, ROOT
+from ..data import DATA_VARIABLE, ROOT, home
 from ..evaluation import PRECISIONS
 from .store import CACHE_VARIABLE, Store
 
@@ -71,7 +71,7 @@ class Settings:
             one_of("setting", name, VARIABLES)
         found: dict = {name: environment.get(variable) or None for name, variable in VARIABLES.items()}
         found |= {name: value for name, value in given.items() if value is not None}
-        found |= {name: found[name] or _home() / name for name in ("data", "cache")}
+        found |= {name: found[name] or home() / name for name in ("data", "cache")}
         return cls(**{name: value for name, value in found.items() if value is not None})
 
     def but(self, **changes) -> Settings:
@@ -110,12 +110,3 @@ def _jobs(number: int | str | None) -> int | None:
     if not str(number).isdecimal():  # isdigit takes ² too
         raise InputError(f"jobs must be a whole number from 0 to 256, got {number!r}; 0 computes in this process")
     return integer("jobs", int(number), 0, 256)
-
-
-def _home() -> Path:
-    """Of data and cache: the checkout, else (plain installation) the user's cache folder."""
-    if (ROOT / "pyproject.toml").exists():
-        return ROOT
-    from platformdirs import user_cache_path
-
-    return user_cache_path("analog-pim-companion")

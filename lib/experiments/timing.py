@@ -72,7 +72,8 @@ def training_seconds(trial: Trial, device: str = "cpu") -> float:
 
 def chip_seconds(m: Measurement, device: str = "cpu") -> float:
     """Of one chip of a measurement."""
-    images = (m.images_per_chip or m.images or shape(m.trial.dataset).test) + getattr(m.tuning, "chip_images", 0)
+    images = m.images_per_chip or m.images or shape(m.trial.dataset).test - m.skip
+    images += getattr(m.tuning, "chip_images", 0)
     return images * forward_seconds(m.trial.network, m.trial.width, m.trial.dataset, device)
 
 

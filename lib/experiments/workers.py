@@ -81,10 +81,10 @@ class Source:
 
 
 @lru_cache(4)
-def split(source: Source, purpose: str, n: int | None) -> Images:
+def split(source: Source, purpose: str, n: int | None, skip: int) -> Images:
     """The images of a measurement."""
     data = source.load()
-    return (data.test if purpose == "test" else data.validation).balanced(n)
+    return (data.test if purpose == "test" else data.validation).balanced(n, skip)
 
 
 class Shared:
@@ -118,7 +118,7 @@ def measured(
     """The counts of some chips of a measurement; code: `about` it."""
     require_same(m, code)
     with pinned():
-        images = split(source, m.purpose, m.images).to(device)
+        images = split(source, m.purpose, m.images, m.skip).to(device)
         net = network(m.trial, source, checkpoint).to(device)
         tuning = m.tuning and m.tuning.bind(net, source.load().train.to(device))
         if m.tuning and tuning is None:
