@@ -7,8 +7,10 @@
 
 Where z_B explains most of what differs between chips, a lot of n is worth many times n chips drawn at random.  Weyl's
 sequence of the golden ratio; variance by successive differences, as for a systematic sample ordered by an auxiliary
-variable (Wolter, J. of the American Statistical Association 79, 1984).  [ours] in this field.  A trend between
-neighbours counts as noise too, so intervals are a little too wide.
+variable (Wolter, J. of the American Statistical Association 79, 1984).  [ours] in this field.
+
+A trend between neighbours counts as noise too, so intervals are a little too wide where z_B explains much; where it
+explains little they are t intervals, and a few chips far below cost them coverage (n = 40: 84%, 100: 91%).
 """
 
 from __future__ import annotations
@@ -71,8 +73,9 @@ def lot_quantile(values: Values, u: Values, q: float = 0.05) -> Estimate:
 def lot_yield(values: Values, u: Values, threshold: float) -> Estimate:
     """Σ w of the chips at or above `threshold`; Wilson's interval of independent chips around it, which is wider."""
     x, u = _paired(values, u)
-    share = float(shares(u) @ (x >= threshold))
-    low, high = (proportion(count, len(x)) for count in (math.floor(share * len(x)), math.ceil(share * len(x))))
+    share = min(1.0, float(shares(u) @ (x >= threshold)))  # weights sum to 1 but for the last digit
+    good = round(share * len(x), 9)
+    low, high = (proportion(count, len(x)) for count in (math.floor(good), math.ceil(good)))
     return Estimate(share, low.low, high.high, len(x))
 
 

@@ -87,16 +87,19 @@ def fit(
     seed: int = 0,
     resume: State | None = None,
     until: int | None = None,
+    begun: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> State:
     """Train `net` in place, to the end or to epoch `until`, and return the state from which `resume` goes on.
 
     `net` ends in evaluation mode.  With variation, `net` needs analog layers; after the last epoch its BN statistics
     are re-estimated over `recipe.bn_draws` fresh chips.  What is `frozen` stays so.
+    begun: epochs of an earlier training of it on these images: order, augmentation and chips go on from there.
     progress(n): called with the images of each minibatch.
     Raises InputError for a bad seed or epoch, a network in half precision and whatever `look_over` refuses,
     DivergedError where the loss is no longer finite."""
     integer("seed", seed, 0, 2**16 - 1)
+    integer("begun", begun, 0)
     if not isinstance(recipe, Recipe):
         raise InputError(
             f"recipe must be a Recipe, such as Recipe.quick(), got {recipe!r:.80}; the variation comes after it"
@@ -125,12 +128,15 @@ def fit(
         without(idle_relus(net, images.take(slice(0, 2)).normalized().to(dtype))),
     ):
         for epoch in range(first, until):
-            for i, (x, labels) in enumerate(images.batches(recipe.batch_size, ("train", seed, epoch), recipe.augment)):
+            for i, (x, labels) in enumerate(
+                images.batches(recipe.batch_size, ("train", seed, begun + epoch), recipe.augment)
+            ):
                 step, x = epoch * steps + i, lay(x)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.rate(step / (steps * recipe.epochs))
-                torch.manual_seed(keyed_seed("dropout", seed, step))
-                loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", step, seed), recipe.clip)
+                draw = begun * steps + step
+                torch.manual_seed(keyed_seed("dropout", seed, draw))
+                loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", draw, seed), recipe.clip)
                 if not math.isfinite(loss):
                     raise DivergedError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
                 if progress:

@@ -151,6 +151,7 @@ class Measurement:
             "trained_law": t.variation.law,
             "trained_sigma": round(t.variation.total, 9),
             "trained_share": round(t.variation.between_share, 9),
+            "first_epochs": t.first.recipe.epochs if t.first else 0,
             "seed": t.seed,
             "law": v.law,
             "cells": v.cells,
@@ -199,10 +200,20 @@ def train(
     net = start  # analog already after a first phase
     if not trial.first or parent is None:
         net = converted(start, trial.bits, _calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
+    begun = 0
     if trial.first:
         freeze_batch_norm(net)
+        begun = trial.first.recipe.epochs
     return fit(
-        net, images, trial.recipe, trial.variation, seed=trial.seed, resume=resume, until=until, progress=progress
+        net,
+        images,
+        trial.recipe,
+        trial.variation,
+        seed=trial.seed,
+        resume=resume,
+        until=until,
+        begun=begun,
+        progress=progress,
     )
 
 

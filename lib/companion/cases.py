@@ -73,8 +73,10 @@ def mixed_trial(setting: Setting, sigma: float, law: str = "proportional", seed:
     """QAVAT mixed: first on the within part at the total σ, then on the mixed pattern with batch norm frozen; as many
     epochs in all as the others."""
     within, both = Variation(sigma, law=law), Variation.split(sigma, CLAIM_SHARE, law)
-    second = dict(setting.mixed)[law]
-    first = Phase(replace(setting.recipe, epochs=setting.recipe.epochs - second.epochs), within)
+    second, whole = dict(setting.mixed)[law], setting.recipe
+    epochs = whole.epochs - second.epochs
+    period = max(1, whole.period * epochs // whole.epochs)  # as far down its schedule as the others
+    first = Phase(replace(whole, epochs=epochs, period=period), within)
     return trial(setting, "QAVAT", setting.claim_bits, both, seed, recipe=second, first=first)
 
 
@@ -100,7 +102,7 @@ def within(profile: Profile, setting: Setting, t: Trial, sigma: float, tuning=No
     """A mean at a within-chip σ: many chips at the claim's point, else the setting's number; without
     variation one chip on the whole set."""
     claimed = sigma == profile.claim_sigma and t.bits == setting.claim_bits
-    chips = setting.many_chips if claimed else setting.chips
+    chips = max(setting.claim_chips, setting.many_chips) if claimed else setting.chips
     about = {"network": setting.network, "bits": t.bits or "float", "method": t.method, "sigma": sigma, "of": "mean"}
     m = averaged(profile, setting, t, Variation(sigma), chips, tuning)
     return Case(m if sigma else replace(m, chips=1, images_per_chip=None), about | names)
@@ -193,7 +195,7 @@ def controls(bench: Bench) -> list:
     batch, tried = bench.setting.recipe.batch_size, [OutputGain()]
     if bench.law == "layer-fixed" and isinstance(bench.tuning.estimator, ReadOnce):  # what reads on cannot fold
         tried.append(StaticFold(bench.tuning.estimator))
-    return [*tried, PerChipBatchNorm(8 * batch, batch), PerChipBatchNorm(batch, batch)]
+    return [*tried, PerChipBatchNorm(4 * batch, batch), PerChipBatchNorm(batch, batch)]
 
 
 def place(setting: Setting, net: str, variation: Variation) -> str:

@@ -136,6 +136,14 @@ def average(rows: pd.DataFrame) -> Estimate:
     return mean_of((1, per_chip(rows)))
 
 
+def best_of(rows: pd.DataFrame) -> str:
+    """The net of the largest mean accuracy over seeds."""
+    return max(
+        rows.net.unique(),
+        key=lambda net: np.mean([average(own).value for _, own in groups(where(rows, net=net), ["seed"])]),
+    )
+
+
 def difference(above: pd.DataFrame, below: pd.DataFrame) -> Estimate:
     """Mean of above − below, chip by chip (points)."""
     return mean_of((1, above), (-1, below))

@@ -120,10 +120,10 @@ _LENET = Setting(
     bits=("A4W2", "A4W4"),
     claim_bits="A4W2",
     trained_sigmas=(0.3, 0.5),
-    claim_chips=100,
-    chips=40,
+    claim_chips=200,
+    chips=80,
     many_chips=100,
-    slice_images=125,
+    slice_images=64,
 )
 _RESNET = replace(
     _LENET,
@@ -135,8 +135,8 @@ _RESNET = replace(
     mixed=_MIXED,
     bits=("A4W2",),
     trained_sigmas=(0.5,),
-    claim_chips=40,
-    chips=20,
+    claim_chips=80,
+    chips=40,
     axis=AXIS[::2],
 )
 _TINY = Recipe(epochs=2, batch_size=32, lr=0.05, bn_draws=2)
@@ -154,6 +154,12 @@ _FEW: dict = {
 _OURS = {name: replace(how.recipe, bn_draws=200) for name, how in PROTOCOLS.items()}
 
 
+def _second(recipe: Recipe, frozen: Recipe) -> Recipe:
+    """Half of the epochs, with frozen batch norm, on the images that the first half sees."""
+    alike = {"augment": recipe.augment, "weight_decay": recipe.weight_decay, "batch_size": recipe.batch_size}
+    return replace(frozen, epochs=recipe.epochs // 2, **alike)
+
+
 def _ours(network: str, name: str, width: float, bits: tuple[str, ...], chips: int) -> Setting:
     """A published size on its schedule, with our networks, quantizers, float start and BN re-estimation."""
     dataset, recipe = PROTOCOLS[name].dataset, _OURS[name]
@@ -164,7 +170,7 @@ def _ours(network: str, name: str, width: float, bits: tuple[str, ...], chips: i
         train_images=None,
         start=recipe,
         recipe=recipe,
-        mixed=tuple((law, replace(frozen, epochs=recipe.epochs // 2)) for law, frozen in _MIXED),
+        mixed=tuple((law, _second(recipe, frozen)) for law, frozen in _MIXED),
         bits=bits,
         claim_bits=bits[-1],
         trained_sigmas=(0.1, 0.2, 0.3, 0.4, 0.5),

@@ -17,6 +17,7 @@ from .claims import (
     alike,
     average,
     below_ideal,
+    best_of,
     claimed,
     difference,
     good_chips,
@@ -86,10 +87,16 @@ def axis_claims(table: pd.DataFrame) -> dict[tuple, list[Claim]]:
     found = {}
     for names, rows in groups(where(table, of="axis"), [*BY[:2], "sigma"]):
         untuned = where(rows, **{"tuned by": "untuned"})
-        best = where(untuned, net=untuned.groupby("net", sort=False).accuracy.mean().idxmax())
+        best = where(untuned, net=best_of(untuned))
         tuned = where(self_tuned(rows), net="QAVAT")
         found[tuple(names.values())] = [
-            *claimed(untuned, BY[:2], "gain of QAVAT over QAT", lambda r: paired(r, "net", "QAVAT", "QAT"), above=0),
+            *claimed(
+                where(untuned, net=PROBED),
+                BY[:2],
+                "gain of QAVAT over QAT",
+                lambda r: paired(r, "net", "QAVAT", "QAT"),
+                above=0,
+            ),
             *claimed(best, BY, "loss of the best training alone", lambda r: loss(table, r), above=ALLOWED_LOSS),
             *claimed(tuned, BY, "loss of QAVAT, self-tuned", lambda r: loss(table, r), below=ALLOWED_LOSS),
         ]
@@ -165,7 +172,7 @@ def loss_claims(tuned: pd.DataFrame, profile: Profile) -> list[Claim]:
 
 def training_claims(table: pd.DataFrame) -> list[Claim]:
     """Does training still matter once the chip tunes itself?"""
-    tuned = self_tuned(where(table, of="tuned"))
+    tuned = self_tuned(where(table, of="tuned", net=PROBED))
     return claimed(
         tuned, BY[:2], "gain of QAVAT over QAT, both tuned", lambda rows: paired(rows, "net", *PROBED[::-1]), above=0
     )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..networks import NAMES
 from ..statistics import Claim, proportion
+from ..variation import Variation
 from . import cases
 from .cases import Case
 from .claims import mean_of, per_chip, scaled
@@ -15,11 +16,16 @@ from .profiles import Profile
 
 
 def measurements(profile: Profile, seed: int = 0) -> list[Case]:
-    """The first network, QAT and QAVAT, on ideal chips and at the claim's σ."""
+    """The first network, QAT and QAVAT, on ideal chips and at the claim's σ; and chip by chip on the same images."""
     setting, top = profile.settings[0], profile.claim_sigma
     trained = cases.training(setting, top)
     trials = [cases.trial(setting, method, setting.claim_bits, trained, seed) for method in ("QAT", "QAVAT")]
-    return [cases.within(profile, setting, t, sigma) for t in trials for sigma in (0.0, top)]
+    found = [cases.within(profile, setting, t, sigma) for t in trials for sigma in (0.0, top)]
+    for t in trials:
+        for sigma in (0.0, top):
+            names = {"of": "fixed", "method": t.method, "sigma": sigma}
+            found.append(Case(cases.fixed(profile, setting, t, Variation(sigma)), names))
+    return found
 
 
 def spread(chips: Sequence[int], centre: float, width: float = 0.25) -> np.ndarray:
@@ -42,8 +48,8 @@ def one_chip_claims(labels: Tensor, before: Tensor, after: Tensor) -> list[Claim
 def drop_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """The variability-oblivious network loses accuracy on real chips, and QAVAT loses less."""
     setting, top = profile.settings[0], profile.claim_sigma
-    ideal = {m: per_chip(table, method=m, sigma=0.0).accuracy.item() for m in ("QAT", "QAVAT")}
-    real = {m: per_chip(table, method=m, sigma=top) for m in ("QAT", "QAVAT")}
+    ideal = {m: per_chip(table, of="mean", method=m, sigma=0.0).accuracy.item() for m in ("QAT", "QAVAT")}
+    real = {m: per_chip(table, of="mean", method=m, sigma=top) for m in ("QAT", "QAVAT")}
     lost = scaled(mean_of((1, real["QAT"])), -1, ideal["QAT"])
     beyond = scaled(mean_of((1, real["QAVAT"]), (-1, real["QAT"])), 1, ideal["QAT"] - ideal["QAVAT"])
     point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {top:g}"

@@ -100,7 +100,7 @@ def chips_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     setting, claims = profile.settings[0], []
     for law, sigma in setting.sigma.items():
         cost = paired(where(table, of="pattern", law=law), "share", 0.0, CLAIM_SHARE)
-        point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, {law}, σ {sigma:g}, same chips"
+        point = f"{NAMES[setting.network]} {setting.claim_bits} QAT, {law}, σ {sigma:g}, same chips and images"
         claims.append(Claim("what a between share of 0.5 costs beyond 0", point, cost, above=0))
     return claims
 
@@ -114,7 +114,7 @@ def lot_errors(rows: pd.DataFrame, numbers: Sequence[int] = (10, 20, 40, 100), r
         drawn = rng.choice(values, (runs, n)).mean(1)
         lots = []
         for _ in range(runs):
-            u = golden(int(rng.integers(2**63)), np.arange(n))
+            u = golden(int(rng.integers(2**64, dtype=np.uint64)), np.arange(n))
             near = (u * len(values)).astype(int) + rng.integers(-(NEAREST // 2), NEAREST // 2 + 1, n)
             lots.append(lot_mean(values[near.clip(0, len(values) - 1)], u).value)
         for kind, means in (("independent", drawn), ("a lot", np.array(lots))):

@@ -29,6 +29,7 @@ from .claims import (
     apart,
     average,
     below_ideal,
+    best_of,
     claimed,
     columns,
     estimate,
@@ -110,9 +111,8 @@ def training_claims(table: pd.DataFrame) -> list[Claim]:
     statement = "gain of training on the mixed pattern over training on the within part"
     pairs = where(mixed, net=NETS[1:])
     claims = claimed(pairs, BY[:2], statement, lambda rows: paired(rows, "net", "QAVAT mixed", "QAVAT"), above=0)
-    means = mixed.groupby(BY, sort=False).accuracy.mean()
-    for network, law, net in means.groupby(level=BY[:2], sort=False).idxmax():
-        better = where(mixed, network=network, law=law, net=net)
+    for _, rows in groups(mixed, BY[:2]):
+        better = where(rows, net=best_of(rows))
         claims += claimed(better, BY, "loss of the best training alone", lambda r: loss(table, r), above=ALLOWED_LOSS)
     return claims
 
@@ -141,7 +141,7 @@ def tail_claims(table: pd.DataFrame) -> list[Claim]:
 
 
 def asymmetry_claims(chips: pd.DataFrame) -> list[Claim]:
-    """Chips with a positive e_B against chips with a negative one."""
+    """Chips with a positive e_B against chips with a negative one; the interval is that of independent chips, wider."""
 
     def gap(rows: pd.DataFrame) -> Estimate:
         return difference_of_means(rows.accuracy[rows.e_between > 0], rows.accuracy[rows.e_between < 0])
