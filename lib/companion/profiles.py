@@ -33,6 +33,8 @@ class Setting:
     trained_sigmas: the σ of the noisy methods in notebook 03.  Chips: of a claim's mean, of all other means, and of
     quantile, yield and claims on independent chips.  slice_images: what each chip sees of its own for a mean.  axis: σ
     of notebook 05's one axis, as multiples of the mixed pattern's.
+    doubtful: alternatives over which QAVAT's gain is not expected, since its interval over seeds held zero in the
+    rehearsal.
     mixed: the second phase of QAVAT mixed, law by law, part of the epochs of `recipe`; how it was chosen on the
     validation split, `python -m benchmarks.choose_mixed` repeats."""
 
@@ -51,6 +53,7 @@ class Setting:
     many_chips: int
     slice_images: int
     axis: tuple[float, ...] = AXIS
+    doubtful: tuple[str, ...] = ()
 
     @property
     def sigma(self) -> dict[str, float]:
@@ -138,6 +141,7 @@ _RESNET = replace(
     claim_chips=80,
     chips=40,
     axis=AXIS[::2],
+    doubtful=("PTQ-VAT",),
 )
 _TINY = Recipe(epochs=2, batch_size=32, lr=0.05, bn_draws=2)
 _ONE = replace(_TINY, epochs=1)
