@@ -8,11 +8,11 @@ import pytest
 
 from lib import Chip, Counts, SelfTuning
 from lib.companion import accuracy_vs_sigma, cases, cost_of_self_tuning, self_tuning, within_and_between_chips
-from lib.companion.claims import apart, contrast, difference, per_chip, scaled, where
+from lib.companion.claims import apart, contrast, difference, over_seeds, per_chip, scaled, where
 from lib.companion.profiles import profile
 from lib.estimators import ReadOnce
 from lib.evaluation import places
-from lib.statistics import Estimate
+from lib.statistics import Estimate, mean
 
 SMOKE = profile("smoke")
 MANY = replace(SMOKE, settings=tuple(replace(s, claim_chips=80, many_chips=80) for s in SMOKE.settings), seeds=(0,))
@@ -139,6 +139,17 @@ def test_another_self_tuning_appears_under_its_own_name():
     mine = replace(MANY, tuning=SelfTuning(Half()))
     found = self_tuning.tuned_table(made_up(self_tuning.measurements, tuned, mine))
     assert set(found["tuned by"]) == {"untuned", "half", "oracle"}
+
+
+@pytest.mark.parametrize("chips_sd", [1, 20])
+def test_a_difference_of_methods_is_covered_over_three_seeds(chips_sd):
+    """A seed effect of 5 points on each method, and chips that differ little or much."""
+    rng, hits = np.random.default_rng(0), []
+    for _ in range(2000):
+        own = 3 + rng.normal(0, 5, 3) - rng.normal(0, 5, 3)
+        e = over_seeds({seed: mean(rng.normal(d, chips_sd, 40)) for seed, d in enumerate(own)})
+        hits.append(e.low <= 3 <= e.high)
+    assert np.mean(hits) >= 0.93
 
 
 def test_a_statement_on_several_seeds_is_one_over_seeds():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from lib import Chip
 from lib.lots import lot_mean, lot_quantile, lot_ratio, lot_yield, shares
 from lib.variation import golden
 
@@ -121,6 +122,15 @@ def test_equal_weights_would_not_do():
         weighted.append(lot_mean(a, u).value)
     truth = (88 - 60 / (1 + np.exp(3 * (EVERYBODY + 1.2)))).mean()
     assert np.mean(np.square(np.array(plain) - truth)) > 3 * np.mean(np.square(np.array(weighted) - truth))
+
+
+@pytest.mark.parametrize("purpose", ["test", "validation"])
+def test_a_lot_in_which_every_chip_is_good_has_a_yield_of_one(purpose):
+    """Weights sum to 1 but for the last digit."""
+    u = np.array([Chip.of(purpose, i).place for i in range(200)])
+    for n in range(1, 201):
+        good, bad = (lot_yield(np.full(n, value), u[:n], 85) for value in (90.0, 80.0))
+        assert good.value == pytest.approx(1) and good.value <= 1 == good.high and bad.value == bad.low == 0
 
 
 def test_one_chip_has_no_interval_and_places_are_checked():

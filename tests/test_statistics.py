@@ -57,6 +57,13 @@ def test_bootstrap_t_interval_follows_the_skew():
     assert bootstrap_mean(x[:9]) == mean(x[:9]) and bootstrap_mean(np.full(20, 7.0)).low == 7
 
 
+@pytest.mark.parametrize("value", [77.6, 0.8, 1e-3])
+def test_a_resample_of_equal_values_does_not_blow_the_interval_up(value):
+    """Their spread is a rounding error where the value has no exact binary form."""
+    e = bootstrap_mean(np.r_[np.full(99, value), 0.9 * value])
+    assert 0.9 * value < e.low <= e.value <= e.high < 1.1 * value
+
+
 def test_paired_interval_covers_and_uses_the_pairing():
     def draw(rng, n):
         shared = heavy_tail(rng, n)

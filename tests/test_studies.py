@@ -71,6 +71,14 @@ def test_mixed_networks_differ_in_training_alone():
         assert replace(first.recipe, epochs=1) == replace(nets["QAVAT"].recipe, epochs=1)
 
 
+def test_a_second_phase_is_as_far_down_the_schedule_and_on_the_same_images():
+    for bench in cases.benches(profile("reduced")):
+        whole, mixed = bench.networks["QAVAT"].recipe, bench.networks["QAVAT mixed"]
+        first, second = mixed.first.recipe, mixed.recipe
+        assert first.epochs + second.epochs == whole.epochs and second.augment == whole.augment == first.augment
+        assert first.rate(0.999) == pytest.approx(whole.rate(0.999)) and second.weight_decay == whole.weight_decay
+
+
 @pytest.mark.parametrize("name", ["smoke", "quick"])
 def test_parts_cover_every_crossbar_once(name):
     for setting in profile(name).settings:

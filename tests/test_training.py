@@ -41,6 +41,26 @@ def test_a_resumed_training_is_bit_identical(images, optimizer, variation):
     assert all(torch.equal(whole[name], state[name]) for name in whole)
 
 
+def test_what_goes_on_sees_other_images_and_chips(images):
+    """begun: the order of images and the chips are those of later epochs; the states differ from a start anew."""
+    orders = [[x.sum().item() for x, _ in images.batches(16, ("train", 0, epoch))] for epoch in range(3)]
+    seen, chips = [], []
+
+    def look(module, args):
+        seen.append(args[0].sum().item())
+
+    for begun in (0, 2):
+        model = net(images, "A4W2")
+        model.register_forward_pre_hook(look)
+        seen.clear()
+        state = fit(model, images, replace(RECIPE, epochs=1, bn_draws=0), Variation(0.3), begun=begun)
+        assert seen[-6:] == orders[begun]
+        chips.append(state["net/0.weight"])
+    assert not torch.equal(*chips)
+    with pytest.raises(ValueError, match="begun must be an integer ≥ 0, got -1"):
+        fit(net(images), images, RECIPE, begun=-1)
+
+
 def test_a_clipped_gradient_moves_no_further_than_its_norm(images):
     """Plain gradient descent at rate 1: one step is the gradient, at most `clip` long over all parameters."""
     plain = replace(RECIPE, epochs=1, batch_size=96, lr=1.0, momentum=0.0, weight_decay=0.0, warmup=0.0)

@@ -23,10 +23,8 @@ TUNING_STYLE = {
     "reference columns": {"color": "#882255", "marker": "s", "linestyle": "-."},
 }
 OWN = TUNING_STYLE["reference cells"]  # what a user puts in their place looks the same
-# patterns and components of variation are no methods: greys
-PATTERN_STYLE = {name: {"color": "#BBBBBB"} for name in ("within only", "within")} | {
-    name: {"color": "#555555"} for name in ("mixed, ρ = 0.5", "between")
-}
+# components of variation are no methods: greys
+PATTERN_STYLE = {"within": {"color": "#BBBBBB"}, "between": {"color": "#555555"}}
 # of bits and other things that have no colour of their own; nine, as many as the profiles have
 _LOOKS = zip(
     ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#882255", "#767676", "#000000"),
