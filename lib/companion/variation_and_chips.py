@@ -1,6 +1,7 @@
 """Notebook 02: two laws, two components, the shape of cells, and the size of σ in a device."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,8 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
             m = cases.averaged(profile, setting, net, Variation(sigma, cells=shape), chips)
             found.append(Case(m, {"of": "cells", "cells": shape, "sigma": sigma}))
     mixed = Variation.split(setting.sigma["proportional"], CLAIM_SHARE)
-    return [*found, Case(cases.averaged(profile, setting, net, mixed, 10 * chips), {"of": "lot"})]
+    lot = cases.averaged(profile, setting, net, mixed, 5 * chips)
+    return [*found, Case(replace(lot, images_per_chip=4 * setting.slice_images), {"of": "lot"})]
 
 
 def deviated(weight: Tensor, variations: Mapping[str, Variation], chip: Chip, layer: str) -> pd.DataFrame:

@@ -129,7 +129,7 @@ def chip_means(cells: Cells, found: Fit) -> pd.DataFrame:
 
 
 def chip_table(table: pd.DataFrame) -> pd.DataFrame:
-    """net, tuning, mean with bootstrap interval, 5% quantile, chips (%)."""
+    """net, tuning, mean with its interval, 5% quantile, chips (%)."""
 
     def statistics(rows: pd.DataFrame) -> dict:
         return {"mean": average(rows), "q05": tail(rows).value}
