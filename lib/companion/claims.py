@@ -102,15 +102,17 @@ def alike(table: pd.DataFrame, rows: pd.DataFrame, *names: str, **others) -> pd.
 
 def where(table: pd.DataFrame, **names) -> pd.DataFrame:
     """The rows with these names; of a column with a tuple, the rows with any of its names."""
+    wanted = np.ones(len(table), bool)
     for column, name in names.items():
-        table = table[table[column].isin(name if isinstance(name, tuple) else (name,))]
-    return table
+        wanted &= table[column].isin(name if isinstance(name, tuple) else (name,)).to_numpy()
+    return table[wanted]
 
 
 def per_chip(table: pd.DataFrame, **names) -> pd.DataFrame:
     """Accuracy (%) and place in the lot by chip, in the order of chips, of the rows with these names; empty where none
     was measured."""
-    return where(table, **names).set_index("chip")[["accuracy", "place"]].sort_index()
+    rows = where(table, **names) if names else table
+    return rows[["chip", "accuracy", "place"]].set_index("chip").sort_index()
 
 
 def contrast(*terms: tuple[float, pd.DataFrame]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -174,17 +176,17 @@ def good_chips(rows: pd.DataFrame, whole: float) -> Estimate:
     return scaled(chip_yield(values, least) if places is None else lot_yield(values, places, least), 100)
 
 
-def below_ideal(table: pd.DataFrame, rows: pd.DataFrame, net: str) -> Estimate:
-    """Accuracy of a network on an ideal chip minus that of some rows of its network, law and seed, on the images of
-    each chip (points)."""
+def below_ideal(ideal: pd.DataFrame, rows: pd.DataFrame, net: str) -> Estimate:
+    """Accuracy of a net on an ideal chip (a row of `ideal` of the same network, law and seed) minus that of some rows,
+    on the images of each chip (points)."""
     own = per_chip(rows)
-    ideal = per_chip(alike(table, rows, "network", "law", of="ideal", net=net))
-    return mean_of((1, ideal.loc[own.index]), (-1, own))
+    whole = per_chip(alike(ideal, rows, "network", "law", net=net))
+    return mean_of((1, whole.loc[own.index]), (-1, own))
 
 
-def loss(table: pd.DataFrame, rows: pd.DataFrame) -> Estimate:
+def loss(ideal: pd.DataFrame, rows: pd.DataFrame) -> Estimate:
     """Accuracy of QAT on an ideal chip minus that of some rows of one network, law and seed (points)."""
-    return below_ideal(table, rows, "QAT")
+    return below_ideal(ideal, rows, "QAT")
 
 
 def exactly(value: float) -> Estimate:

@@ -72,8 +72,8 @@ def self_tuned(table: pd.DataFrame) -> pd.DataFrame:
 
 def axis_table(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, tuned by, sigma: mean accuracy (%) and loss (points), each with its interval."""
-    by = [*BY, "tuned by", "sigma"]
-    return summary(where(table, of="axis"), by, lambda rows: {"mean": average(rows), "loss": loss(table, rows)})
+    by, ideal = [*BY, "tuned by", "sigma"], where(table, of="ideal")
+    return summary(where(table, of="axis"), by, lambda rows: {"mean": average(rows), "loss": loss(ideal, rows)})
 
 
 def ideal_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def ideal_table(table: pd.DataFrame) -> pd.DataFrame:
 def axis_claims(table: pd.DataFrame) -> dict[tuple, list[Claim]]:
     """(network, law, σ) → the three claims of the paper read off the axis: the gain of QAVAT over QAT, the loss of the
     best training alone, and the loss of QAVAT tuned."""
-    found = {}
+    found, ideal = {}, where(table, of="ideal")
     for names, rows in groups(where(table, of="axis"), [*BY[:2], "sigma"]):
         untuned = where(rows, **{"tuned by": "untuned"})
         best = where(untuned, net=best_of(untuned))
@@ -97,8 +97,8 @@ def axis_claims(table: pd.DataFrame) -> dict[tuple, list[Claim]]:
                 lambda r: paired(r, "net", "QAVAT", "QAT"),
                 above=0,
             ),
-            *claimed(best, BY, "loss of the best training alone", lambda r: loss(table, r), above=ALLOWED_LOSS),
-            *claimed(tuned, BY, "loss of QAVAT, self-tuned", lambda r: loss(table, r), below=ALLOWED_LOSS),
+            *claimed(best, BY, "loss of the best training alone", lambda r: loss(ideal, r), above=ALLOWED_LOSS),
+            *claimed(tuned, BY, "loss of QAVAT, self-tuned", lambda r: loss(ideal, r), below=ALLOWED_LOSS),
         ]
     return found
 
@@ -119,19 +119,18 @@ def axis_verdicts(found: dict[tuple, list[Claim]]) -> pd.DataFrame:
 def tuned_table(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, tuning: mean, distance from its own ideal chip, loss and recovery, each with its interval."""
 
+    tuned, ideal = where(table, of="tuned"), where(table, of="ideal")
+
     def statistics(rows: pd.DataFrame) -> dict:
-        tuned, (untuned, oracle) = (
-            per_chip(rows),
-            (per_chip(alike(table, rows, *BY, of="tuned", **{"tuned by": by})) for by in ("untuned", "oracle")),
-        )
+        untuned, oracle = (per_chip(alike(tuned, rows, *BY, **{"tuned by": by})) for by in ("untuned", "oracle"))
         return {
             "mean": average(rows),
-            "distance_own": below_ideal(table, rows, rows.net.iloc[0]),
-            "loss": loss(table, rows),
-            "recovery": recovered(tuned, untuned, oracle),
+            "distance_own": below_ideal(ideal, rows, rows.net.iloc[0]),
+            "loss": loss(ideal, rows),
+            "recovery": recovered(per_chip(rows), untuned, oracle),
         }
 
-    return summary(where(table, of="tuned"), [*BY, "tuning", "tuned by"], statistics)
+    return summary(tuned, [*BY, "tuning", "tuned by"], statistics)
 
 
 def yield_table(table: pd.DataFrame) -> pd.DataFrame:

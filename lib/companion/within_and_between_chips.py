@@ -111,9 +111,10 @@ def training_claims(table: pd.DataFrame) -> list[Claim]:
     statement = "gain of training on the mixed pattern over training on the within part"
     pairs = where(mixed, net=NETS[1:])
     claims = claimed(pairs, BY[:2], statement, lambda rows: paired(rows, "net", "QAVAT mixed", "QAVAT"), above=0)
+    ideal = where(table, of="ideal")
     for _, rows in groups(mixed, BY[:2]):
         better = where(rows, net=best_of(rows))
-        claims += claimed(better, BY, "loss of the best training alone", lambda r: loss(table, r), above=ALLOWED_LOSS)
+        claims += claimed(better, BY, "loss of the best training alone", lambda r: loss(ideal, r), above=ALLOWED_LOSS)
     return claims
 
 
@@ -172,14 +173,16 @@ def attribution(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, net, cause, distance (points, with interval): quantization = float − ideal chip; within and between
     alone; interaction = the mixed distance beyond their sum.  The same unit normals in all."""
 
+    ideal = where(table, of="ideal")
+
     def causes(rows: pd.DataFrame) -> dict:
         net = rows.net.iloc[0]
         within, between, both = (per_chip(rows, cause=cause) for cause in ("within", "between", "both"))
-        whole, own = (per_chip(alike(table, rows, *BY[:2], of="ideal", net=n)) for n in ("float", net))
+        whole, own = (per_chip(alike(ideal, rows, *BY[:2], net=n)) for n in ("float", net))
         return {
             "quantization": mean_of((1, whole), (-1, own)),
-            "within": below_ideal(table, where(rows, cause="within"), net),
-            "between": below_ideal(table, where(rows, cause="between"), net),
+            "within": below_ideal(ideal, where(rows, cause="within"), net),
+            "between": below_ideal(ideal, where(rows, cause="between"), net),
             "interaction": mean_of((1, within), (1, between), (-1, own.loc[both.index]), (-1, both)),
         }
 
@@ -196,8 +199,8 @@ def attribution(table: pd.DataFrame) -> pd.DataFrame:
 def attribution_by_part(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, part, component, distance: QAVAT with variation in one layer (or residual block) at a time."""
 
-    by = ["network", "law", "part", "component"]
-    return summary(where(table, of="part"), by, lambda rows: {"distance": below_ideal(table, rows, "QAVAT")})
+    by, ideal = ["network", "law", "part", "component"], where(table, of="ideal")
+    return summary(where(table, of="part"), by, lambda rows: {"distance": below_ideal(ideal, rows, "QAVAT")})
 
 
 def attribution_claims(causes: pd.DataFrame) -> list[Claim]:
