@@ -231,4 +231,5 @@ def test_this_list_is_complete():
     """Functions that are exported and take something that could be changed."""
     takers = {n for n in lib.__all__ if callable(getattr(lib, n)) and not isinstance(getattr(lib, n), type)}
     aside = {"build", "load", "read_cells", "register_cells", "register_law"}  # take names and paths
+    aside |= {"freeze_batch_norm"}  # changes its network, as it says
     assert {n for n in takers - aside if not any(case.startswith(n) for case in CALLS)} == set()

@@ -102,7 +102,8 @@ def test_a_second_phase_goes_on_from_the_first_with_its_batch_norms(tmp_path, mo
     ]
     assert any(name.endswith("step") for name in moved) and any(name.endswith("weight") for name in moved)
     data, parent = engine.load("toy"), results.network(mixed.parent, settings)
-    at_once = train(mixed, data, parent)
+    with workers.pinned():
+        at_once = train(mixed, data, parent)
     assert all(torch.equal(at_once[f"net/{name}"], value) for name, value in after.items())
     with pytest.raises(ValueError, match="only QAVAT has a first phase, got method='PTQ-VAT'"):
         replace(PTQ, first=first)
