@@ -153,7 +153,7 @@ _FEW: dict = {
     "claim_chips": 3,
     "chips": 2,
     "many_chips": 3,
-    "slice_images": 25,
+    "slice_images": 12,
 }
 _OURS = {name: replace(how.recipe, bn_draws=200) for name, how in PROTOCOLS.items()}
 
