@@ -92,7 +92,7 @@ def test_interrupted_runs_end_the_same():
 @pytest.mark.parametrize(
     "arguments,parts",
     [
-        (["--profile", "fast"], ["'fast'", "smoke, quick, reduced, paper"]),
+        (["--profile", "fast"], ["'fast'", "smoke, rehearsal, quick, reduced, paper"]),
         (["--profile", "smoke", "--only", "00,42"], ["'42'", "00, 01, 02, 03"]),
         (["--profile", "reduced", "--networks", "lenet6"], ["'lenet6'", "lenet5, lenet5-classic"]),
         (["--profile", "reduced", "--networks", "lenet5-classic"], ["'lenet5-classic'", "notebook 00", "--only 07"]),

@@ -185,7 +185,8 @@ def test_the_planned_interval_covers(kind, pilot, target, monkeypatch):
     for _ in range(400):
         a_lot_with_a_tail.start = int(rng.integers(2**63))
         found.append(adaptive.evaluate_mean(None, images, half_width=target, pilot=pilot)[0])
-    assert np.mean([e.low <= truth <= e.high for e in found]) >= 0.93
+    least = 0.9 if (kind, pilot) == ("heavy tail", 50) else 0.93  # as its docstring says
+    assert np.mean([e.low <= truth <= e.high for e in found]) >= least
     # a pilot may already be enough
     assert np.median([(e.high - e.low) / 2 for e in found]) < 1.05 * target
 

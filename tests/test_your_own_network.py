@@ -98,10 +98,10 @@ def test_claims_of_chips_are_paired():
     rows = [("QAVAT", "untuned", 60), ("QAVAT", "self-tuned", 80), ("QAT", "untuned", 40), ("QAT", "self-tuned", 75)]
     rows += [("converted", "untuned", 30)]
     frames = [
-        pd.DataFrame({"net": net, "tuning": tuning, "seed": 0, "chip": range(3), "accuracy": [a, a + 2.0, a + 4.0]})
+        pd.DataFrame({"net": net, "tuning": tuning, "chip": range(3), "accuracy": [a, a + 2.0, a + 4.0]})
         for net, tuning, a in rows
     ]
-    table = pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True).assign(seed=0, place=float("nan"))
     claims = your_own_network.chip_claims(table, Variation(0.2, 0.15))
     assert [c.estimate.value for c in claims] == [30, 20, 20, 5] and all(c.estimate.n == 3 for c in claims)
     assert your_own_network.chip_table(table).chips.tolist() == [3] * 5
