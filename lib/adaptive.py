@@ -34,7 +34,8 @@ def evaluate_mean(
     """Mean accuracy (%) over chips with a 95% interval of about ± half_width points, and the counts behind it.
 
     Chips 0 … pilot − 1 tell the variance and so the number of chips; those correct it, once.  No more looks: stopping
-    as soon as an interval seems short enough would cost coverage.  A pilot of 50, one chip in six far below: 92%.  options go to `evaluate`.
+    as soon as an interval seems short enough would cost coverage.
+    With a pilot of 50 and one chip in six far below it is 92%.  options go to `evaluate`.
     Raises InputError for a half-width that is not above 0, a pilot below 2 chips, or more than 100,000 chips."""
     require_images(images)
     real("half_width", half_width, 1e-9)
