@@ -8,13 +8,14 @@ lib/companion/profiles.py by hand, before anything is measured on the test set.
 import sys
 
 from lib.companion import cases
+from lib.companion.claims import OTHERS
 from lib.companion.profiles import Profile, Setting, profile
 from lib.experiments import engine
 from lib.statistics import paired_difference
 from lib.trials import QUANTIZED, Measurement
 from lib.variation import Variation
 
-CANDIDATES = ("A4W2", "A4W4")
+CANDIDATES, IMAGES = ("A4W2", "A4W4"), 1000
 
 
 def measurements(chosen: Profile, setting: Setting, bits: str, chips: int = 50) -> dict[str, Measurement]:
@@ -22,7 +23,7 @@ def measurements(chosen: Profile, setting: Setting, bits: str, chips: int = 50) 
     sigma, found = chosen.claim_sigma, {}
     for method in QUANTIZED:
         trial = cases.trial(setting, method, bits, cases.training(setting, sigma))
-        found[method] = Measurement(trial, Variation(sigma), chips, 1000, purpose="validation")
+        found[method] = Measurement(trial, Variation(sigma), chips, IMAGES, purpose="validation")
     return found
 
 
@@ -34,7 +35,7 @@ def main(name: str = "quick") -> None:
             wanted = measurements(chosen, setting, bits)
             counts = engine.collect(wanted.values())
             values = {method: counts[m].accuracy for method, m in wanted.items()}
-            gains = {other: paired_difference(values["QAVAT"], values[other]) for other in QUANTIZED[:2]}
+            gains = {other: paired_difference(values["QAVAT"], values[other]) for other in OTHERS}
             best[bits] = min(gain.value for gain in gains.values())
             means = "  ".join(f"{method} {v.mean():.1f}" for method, v in values.items())
             over = "  ".join(f"gain over {other}: {gain}" for other, gain in gains.items())

@@ -18,7 +18,7 @@ from lib.lots import lot_mean
 from lib.trials import Measurement
 from lib.variation import golden
 
-NEAREST, RUNS = 5, 3000
+NEAREST, RUNS, IMAGES = 5, 3000, 250
 
 
 def main(chips: int = 2000) -> None:
@@ -26,8 +26,7 @@ def main(chips: int = 2000) -> None:
     for bench in cases.benches(profile("quick")):
         if bench.law != "proportional":
             continue
-        images = 250
-        m = Measurement(bench.networks["QAVAT"], bench.pattern(), chips, None, images, purpose="validation")
+        m = Measurement(bench.networks["QAVAT"], bench.pattern(), chips, None, IMAGES, purpose="validation")
         accuracy = engine.collect([m])[m].accuracy
         order = np.argsort([Chip.of("validation", i).place for i in range(chips)])
         # the chips as a population that is spread evenly, so that its mean is that of any number of lots

@@ -35,7 +35,7 @@ def evaluate_mean(
 
     Chips 0 … pilot − 1 tell the variance and so the number of chips; those correct it, once.  No more looks: stopping
     as soon as an interval seems short enough would cost coverage.
-    With a pilot of 50 and one chip in six far below it is 92%.  options go to `evaluate`.
+    A pilot of 50 with one chip in six far below covers 92%.  options go to `evaluate`.
     Raises InputError for a half-width that is not above 0, a pilot below 2 chips, or more than 100,000 chips."""
     require_images(images)
     real("half_width", half_width, 1e-9)

@@ -121,6 +121,14 @@ def test_a_summary_has_a_row_per_group_in_the_order_of_the_table():
     assert estimate(found.iloc[0], "mean") == Estimate(2, 2, 2, 2)
 
 
+def test_an_interval_of_percentages_ends_where_its_scale_ends():
+    """Student's t over two seeds reaches far beyond 0 and 100; a loss has no such ends."""
+    table = pd.DataFrame({"net": "a", "seed": [0, 1], "chip": 0, "accuracy": [10.0, 90.0]})
+    found = summary(table, ["net"], lambda rows: {n: exactly(rows.accuracy.mean()) for n in ("yield", "loss")}).iloc[0]
+    assert (found["yield"], found.yield_low, found.yield_high) == (50, 0, 100)
+    assert found.loss_low < 0 and found.loss_high > 100 and found.each["yield"][1].value == 90
+
+
 def test_alt_text_tells_ends_and_single_bars():
     bars = {"net": ["QAT"] * 3 + ["QAVAT"], "mean": [80.2, np.nan, 40.4, 0.5]}
     rows = pd.DataFrame({"network": "lenet5", "law": "a", **bars})

@@ -34,7 +34,7 @@ def test_laws_gradients():
         w = torch.tensor([1.0, -3.0, 2.0], requires_grad=True)
         law(w, e).sum().backward()
         torch.testing.assert_close(w.grad, expected)
-        assert torch.autograd.gradcheck(lambda w: law(w, e.double()), w.detach().double().requires_grad_())  # noqa: B023
+        assert torch.autograd.gradcheck(law, (w.detach().double().requires_grad_(), e.double()))
 
 
 def test_cells_that_share_the_maximum_share_its_gradient():

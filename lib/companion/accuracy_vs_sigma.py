@@ -14,6 +14,7 @@ from .cases import Case
 from .claims import (
     ALTERNATIVES,
     NOISY_QAT,
+    OTHERS,
     alike,
     apart,
     average,
@@ -125,37 +126,33 @@ def accuracy_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     sure = {(s.network, other) for s in profile.settings for other in ALTERNATIVES if other not in s.doubtful}
     rows = where(at_claim(table, profile), of="mean")
     fixed = pd.concat(where(rows, network=s.network, bits=s.claim_bits) for s in profile.settings)
-    return [
-        one
-        for above, other in [*(("QAVAT", other) for other in (*ALTERNATIVES, FINE)), (FINE, "PTQ-VAT")]
-        for one in claims.claimed(
+
+    def gain(above: str, other: str) -> list[Claim]:
+        return claims.claimed(
             fixed,
             ["network", "bits"],
             f"gain of {above} over {other}",
-            lambda r: paired(r, "method", above, other),  # noqa: B023  # used here
-            expected=lambda row: profile.claims_expected and (row.network, other) in sure and above == "QAVAT",  # noqa: B023
+            lambda r: paired(r, "method", above, other),
+            expected=lambda row: profile.claims_expected and above == "QAVAT" and (row.network, other) in sure,
             above=0,
         )
-    ]
+
+    pairs = [("QAVAT", other) for other in (*ALTERNATIVES, FINE)]
+    return [one for pair in (*pairs, (FINE, "PTQ-VAT")) for one in gain(*pair)]
 
 
 def quantile_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """The unlucky chips of QAVAT beat those of each alternative: the intervals of the quantiles do not meet."""
 
-    def gap(rows: pd.DataFrame, other: str) -> Estimate:
-        return apart(*(tail(where(rows, method=method)) for method in ("QAVAT", other)))
+    rows = where(at_claim(table, profile), of="fixed")
 
-    return [
-        one
-        for other in QUANTIZED[:2]
-        for one in claims.claimed(
-            where(at_claim(table, profile), of="fixed"),
-            ["network"],
-            f"gain of QAVAT over {other} in the 5 % quantile",
-            lambda r: gap(r, other),  # noqa: B023  # used here
-            above=0,
-        )
-    ]
+    def gain(other: str) -> list[Claim]:
+        def gap(r: pd.DataFrame) -> Estimate:
+            return apart(*(tail(where(r, method=method)) for method in ("QAVAT", other)))
+
+        return claims.claimed(rows, ["network"], f"gain of QAVAT over {other} in the 5 % quantile", gap, above=0)
+
+    return [one for other in OTHERS for one in gain(other)]
 
 
 def yield_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:

@@ -13,7 +13,9 @@ from ..statistics import Claim, Estimate, bootstrap_mean, chip_yield, mean, quan
 ALLOWED_LOSS = 10.0  # points [paper]
 YIELD_MARGIN = 5.0  # points below float accuracy that a good chip may lose
 NOISY_QAT = "QAT, BN over other chips"  # with the re-estimation that ends the noisy trainings
-ALTERNATIVES = ("QAT", "PTQ-VAT", NOISY_QAT)  # what QAVAT is held against, each on its own
+OTHERS = ("QAT", "PTQ-VAT")
+ALTERNATIVES = (*OTHERS, NOISY_QAT)  # what QAVAT is held against, each on its own
+PERCENT = ("mean", "q05", "yield")  # statistics on a scale from 0 to 100
 
 
 def groups(table: pd.DataFrame, by: Sequence[str]) -> Iterator[tuple[dict, pd.DataFrame]]:
@@ -49,7 +51,8 @@ def summary(
         for name, first in next(iter(found.values())).items():
             if isinstance(first, Estimate):
                 each[name] = {seed: own[name] for seed, own in found.items()}
-                names |= columns(name, over_seeds(each[name]))
+                over = over_seeds(each[name])
+                names |= columns(name, within_percent(over) if name in PERCENT else over)
             else:
                 names[name] = first if len(found) == 1 else np.mean([own[name] for own in found.values()])
         point = {"point": part.point.iloc[-1]} if "point" in part else {}

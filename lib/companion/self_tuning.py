@@ -11,7 +11,7 @@ from ..estimators import Oracle
 from ..selftuning import SelfTuning
 from ..statistics import Claim, Estimate
 from ..variation import NO_VARIATION
-from .cases import COLUMNS, NETS, Case, benches, controls
+from .cases import COLUMNS, NETS, Bench, Case, benches, controls
 from .claims import (
     ALLOWED_LOSS,
     alike,
@@ -196,15 +196,14 @@ def control_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def control_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     """Self-tuning against each control, on the same chips."""
-    claims = []
-    for bench in benches(profile):
-        rows = where(table, of="control", network=bench.setting.network, law=bench.law)
-        ours = bench.tuning.label
-        for control in controls(bench):
-            tried = where(rows, tuning=(control.label, ours))
-            about = f"gain of {ours} over {control.label}"
-            claims += claimed(tried, BY, about, lambda r: paired(r, "tuning", ours, control.label), above=0)  # noqa: B023
-    return claims
+
+    def gain(bench: Bench, control) -> list[Claim]:
+        ours, names = bench.tuning.label, {"network": bench.setting.network, "law": bench.law}
+        rows = where(table, of="control", tuning=(control.label, ours), **names)
+        statement = f"gain of {ours} over {control.label}"
+        return claimed(rows, BY, statement, lambda r: paired(r, "tuning", ours, control.label), above=0)
+
+    return [one for bench in benches(profile) for control in controls(bench) for one in gain(bench, control)]
 
 
 def tuned_share_table(table: pd.DataFrame) -> pd.DataFrame:
