@@ -45,7 +45,7 @@ def test_frozen_norms_are_what_lets_a_shared_gain_be_learned(images):
     slopes = []
     for frozen in (False, True):
         torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.BatchNorm2d(4, eps=0.0))
+        model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, bias=False), torch.nn.BatchNorm2d(4, eps=1e-12))
         model = to_analog(model).train()
         model[1].bias.data.fill_(0.3)
         model(images.normalized())
