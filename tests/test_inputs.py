@@ -44,7 +44,10 @@ BAD = {
     },
     "bits as text": (lambda: to_analog(NET, "W2A4", X), ["A4W2", "'W2A4'"]),
     "one signed bit": (lambda: levels(1, True), ["2 to 8"]),
-    "quantizers": (lambda: to_analog(NET, "A4W2", X, "best"), ["'best'", "learned, line-search, fine-line-search, legacy"]),
+    "quantizers": (
+        lambda: to_analog(NET, "A4W2", X, "best"),
+        ["'best'", "learned, line-search, fine-line-search, legacy"],
+    ),
     "no calibration": (lambda: to_analog(NET, "A4W2"), ["calibrate", "none"]),
     "empty calibration": (lambda: to_analog(NET, "A4W2", X[:0]), ["calibrate", "none"]),
     "nothing to convert": (lambda: to_analog(nn.ReLU(), "A4W2", X), ["ReLU", "no Conv2d or Linear"]),
