@@ -16,10 +16,11 @@ from lib import ReferenceCells, SelfTuning, Variation, build, evaluate, load, to
 from lib.analog import channels_last, wide
 from lib.evaluation import best_precision
 from lib.folding import idle_relus, without
+from lib.precision import training_precision
 from lib.training import Recipe, _optimizer, _step
 from lib.variation import PassingChip
 
-NETWORKS = (("lenet5", 1.0), ("vgg11", 0.25), ("resnet18", 0.125))
+NETWORKS = (("lenet5", 1.0), ("vgg11", 0.25), ("resnet18", 0.125), ("resnet18", 0.25))
 IMAGES, CHIPS, BATCH, STEPS = 1000, 3, 128, 4
 WITHIN, MIXED = Variation(0.3), {law: Variation.split(0.3, 0.5, law) for law in ("proportional", "layer-fixed")}
 TUNED = SelfTuning(ReferenceCells(256))
@@ -121,22 +122,26 @@ def widths(repeats: int) -> pd.DataFrame:
 
 
 def step_cases(name: str, width: float) -> dict[str, Case]:
-    """STEPS training steps of one minibatch: float, quantized, also deviated, each in the layout that `fit` takes."""
+    """STEPS training steps of one minibatch: float, quantized, also deviated, each in the layout that `fit` takes, and
+    the last in the precision as well."""
     data = load("fashion-mnist")
     batch = data.train.take(slice(0, BATCH))
     x, labels = batch.normalized(), batch.labels
     net = build(name, data.channels, data.classes, data.size, width)
     cases = {}
-    for label, bits, variation in (
-        ("plain step", None, None),
-        ("QAT step", "A4W4", Variation()),
-        ("QAVAT step", "A4W4", WITHIN),
+    for label, bits, variation, fastest in (
+        ("plain step", None, None, False),
+        ("QAT step", "A4W4", Variation(), False),
+        ("QAVAT step", "A4W4", WITHIN, False),
+        ("QAVAT step, best", "A4W4", WITHIN, True),
     ):
         model = (to_analog(net, bits, x) if bits else copy.deepcopy(net)).train()
         optimizer, idle = _optimizer(model, Recipe(lr=1e-3)), idle_relus(model, x[:2])
         inputs = channels_last(x) if wide(model) else x
+        precision = training_precision(model, x[:2]) if fastest else "float32"
+        label = f"{label} ({precision})" if fastest else label
 
-        def run(model=model, optimizer=optimizer, idle=idle, variation=variation, inputs=inputs):
+        def run(model=model, optimizer=optimizer, idle=idle, variation=variation, inputs=inputs, precision=precision):
             with without(idle):
                 for step in range(STEPS):
                     if variation is None:
@@ -144,7 +149,8 @@ def step_cases(name: str, width: float) -> dict[str, Case]:
                         F.cross_entropy(model(inputs), labels).backward()
                         optimizer.step()
                     else:
-                        _step(model, optimizer, inputs, labels, variation, PassingChip.of("training", step))
+                        chip = PassingChip.of("training", step)
+                        _step(model, optimizer, inputs, labels, variation, chip, None, precision)
 
         cases[label] = run
     return cases

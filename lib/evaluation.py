@@ -11,17 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, programmed, varying, wide
+from .analog import Crossbar, Tuner, channels_last, crossbars, evaluating, programmed, varying
 from .checks import InputError, integer, one_of
 from .classify import inputs, logits, look_over, require_images
 from .data import Images
 from .folding import Plan, folded, plan
 from .lots import lot_mean, lot_quantile, lot_yield
+from .precision import PRECISIONS, pays
 from .statistics import Estimate, bootstrap_mean, chip_yield, quantile
-from .torch_internals import multiplies_bfloat16
 from .variation import NO_VARIATION, Chip, Variation, keyed_generator
 
-PRECISIONS = ("float32", "bfloat16")
 # they take bfloat16 inputs beside their own float32 parameters, or have none
 MIXED = (Crossbar, nn.BatchNorm2d, nn.BatchNorm1d)
 
@@ -155,14 +154,11 @@ def _batches(
 def best_precision(net: nn.Module, x: Tensor) -> str:
     """The fastest precision at which `net` can be evaluated here on inputs like x (B, …).
 
-    A function of network, shape and type of processor alone: bfloat16 where the processor multiplies it in hardware,
-    the convolutions are `wide`, every module with parameters takes it, and a trial does not fail.  It holds activation
-    codes of up to 8 bits exactly, and rounds cells by 0.2%, far below any σ."""
+    A function of network, shape and type of processor alone: bfloat16 where it `pays`, every module with parameters
+    takes it, and a trial does not fail."""
     quantizers = {id(q) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight)}
     modules = [m for m in net.modules() if id(m) not in quantizers and any(True for _ in m.parameters(recurse=False))]
-    on_cpu = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in net.parameters())
-    fits = on_cpu and wide(net) and all(isinstance(m, MIXED) for m in modules)
-    fits = fits and multiplies_bfloat16() and not refusal(net, x, torch.bfloat16)
+    fits = pays(net) and all(isinstance(m, MIXED) for m in modules) and not refusal(net, x, torch.bfloat16)
     return "bfloat16" if fits else "float32"
 
 

@@ -17,8 +17,8 @@ from .checks import RunError
 FOLDER = Path(__file__).resolve().parent
 PACKAGE = __package__  # "lib" or "analog_pim", as it was imported
 TRAINING_SOURCES = tuple(
-    "checks torch_internals quantizers variation analog conversion networks folders data classify folding batch_norm "
-    "training post_training trials".split()
+    "checks torch_internals quantizers variation analog precision conversion networks folders data classify folding "
+    "batch_norm training post_training trials".split()
 )
 MEASURING_SOURCES = (*TRAINING_SOURCES, "evaluation", "estimators", "selftuning", "controls")
 

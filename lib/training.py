@@ -22,6 +22,7 @@ from .checks import DivergedError, InputError, integer, one_of, real
 from .classify import look_over
 from .data import Augment, Images
 from .folding import idle_relus, without
+from .precision import PRECISIONS, multiplying, refusal, training_precision
 from .variation import NO_VARIATION, Chip, PassingChip, Variation, keyed_seed, require_variation
 
 State = dict[str, Tensor]  # flat and safe to store: "net/…", "optimizer/…", "epoch"
@@ -88,6 +89,7 @@ def fit(
     resume: State | None = None,
     until: int | None = None,
     begun: int = 0,
+    precision: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> State:
     """Train `net` in place, to the end or to epoch `until`, and return the state from which `resume` goes on.
@@ -95,11 +97,13 @@ def fit(
     `net` ends in evaluation mode.  With variation, `net` needs analog layers; after the last epoch its BN statistics
     are re-estimated over `recipe.bn_draws` fresh chips.  What is `frozen` stays so.
     begun: epochs of an earlier training of it on these images: order, augmentation and chips go on from there.
+    precision: of the products, "float32" or "bfloat16", None for `training_precision(net)`; all else is float32.
     progress(n): called with the images of each minibatch.
-    Raises InputError for a bad seed or epoch, a network in half precision and whatever `look_over` refuses,
-    DivergedError where the loss is no longer finite."""
+    Raises InputError for a bad seed or epoch, a network in half precision, a precision that it does not bear and
+    whatever `look_over` refuses, DivergedError where the loss is no longer finite."""
     integer("seed", seed, 0, 2**16 - 1)
     integer("begun", begun, 0)
+    one_of("precision", precision, (None, *PRECISIONS))
     if not isinstance(recipe, Recipe):
         raise InputError(
             f"recipe must be a Recipe, such as Recipe.quick(), got {recipe!r:.80}; the variation comes after it"
@@ -117,16 +121,17 @@ def fit(
         raise InputError(
             f"no parameter of {type(net).__name__} takes a gradient; call requires_grad_(True) on what is to be trained"
         )
+    few = images.take(slice(0, 2)).normalized().to(dtype)
+    precision = precision or training_precision(net, few)
+    if precision == "bfloat16" and (reason := refusal(net, few)):
+        raise InputError(f"{type(net).__name__} does not train in bfloat16 ({reason}); use precision='float32'")
     optimizer = _optimizer(net, recipe)
     first = _restore(net, optimizer, resume) if resume else 0
     lay = Layout(net)
     steps = max(1, len(images) // recipe.batch_size)
     train_mode(net)
     place = next(net.parameters()).device
-    with (
-        torch.random.fork_rng([place] if place.type == "cuda" else []),
-        without(idle_relus(net, images.take(slice(0, 2)).normalized().to(dtype))),
-    ):
+    with torch.random.fork_rng([place] if place.type == "cuda" else []), without(idle_relus(net, few)):
         for epoch in range(first, until):
             for i, (x, labels) in enumerate(
                 images.batches(recipe.batch_size, ("train", seed, begun + epoch), recipe.augment)
@@ -136,7 +141,8 @@ def fit(
                     group["lr"] = recipe.rate(step / (steps * recipe.epochs))
                 draw = begun * steps + step
                 torch.manual_seed(keyed_seed("dropout", seed, draw))
-                loss = _step(net, optimizer, x, labels, variation, PassingChip.of("training", draw, seed), recipe.clip)
+                chip = PassingChip.of("training", draw, seed)
+                loss = _step(net, optimizer, x, labels, variation, chip, recipe.clip, precision)
                 if not math.isfinite(loss):
                     raise DivergedError(f"the loss is {loss} in epoch {epoch}; lower lr (now {recipe.lr}) or σ")
                 if progress:
@@ -148,11 +154,20 @@ def fit(
 
 
 def _step(
-    net, optimizer, x: Tensor, labels: Tensor, variation: Variation, chip: Chip, clip: float | None = None
+    net,
+    optimizer,
+    x: Tensor,
+    labels: Tensor,
+    variation: Variation,
+    chip: Chip,
+    clip: float | None = None,
+    precision: str = "float32",
 ) -> float:
     optimizer.zero_grad(set_to_none=True)
     with fabricated(net, chip, variation):
-        loss = F.cross_entropy(net(x), labels)
+        with multiplying(precision, x):
+            y = net(x)
+        loss = F.cross_entropy(y.to(x.dtype), labels)
         loss.backward()
     if clip:
         nn.utils.clip_grad_norm_(net.parameters(), clip)

@@ -185,6 +185,7 @@ def train(
     resume: State | None = None,
     until: int | None = None,
     device: str | torch.device = "cpu",
+    precision: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> State:
     """One segment of a trial: from `resume` (or the parent's network, or random weights) to epoch `until`."""
@@ -213,6 +214,7 @@ def train(
         resume=resume,
         until=until,
         begun=begun,
+        precision=precision,
         progress=progress,
     )
 

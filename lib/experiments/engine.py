@@ -13,16 +13,17 @@ import numpy as np
 import torch
 
 from ..checks import InputError, RunError
-from ..conversion import to_analog
+from ..conversion import converted
 from ..data import Dataset, fingerprint, load
 from ..evaluation import Counts, best_precision, places
 from ..networks import build
+from ..precision import training_precision
 from ..sources import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
 from ..training import State
 from ..trials import Measurement, Trial
 from . import cluster, timing, workers
 from .settings import Settings
-from .store import DTYPE, key_of
+from .store import key_of
 
 SHARD_SECONDS = 8.0  # of a task that measures, as estimated; half of that on the processors we know
 URGENT = 10**9  # Dask priority of what is quick and needed by others
@@ -34,7 +35,8 @@ def dataset_of(trial: Trial, settings: Settings) -> Dataset:
 
 def trial_key(trial: Trial, settings: Settings) -> str:
     data = fingerprint(trial.dataset, settings.data)
-    return key_of({"trial": trial.config(), "data": data, "dtype": DTYPE}, TRAINING_SOURCES)
+    dtype = precision(trial, settings, training_precision)
+    return key_of({"trial": trial.config(), "data": data, "dtype": dtype}, TRAINING_SOURCES)
 
 
 def measurement_key(m: Measurement, settings: Settings) -> str | None:
@@ -46,18 +48,31 @@ def measurement_key(m: Measurement, settings: Settings) -> str | None:
     return key_of(config, MEASURING_SOURCES)
 
 
-def precision(trial: Trial, settings: Settings) -> str:
-    """Of the Monte Carlo of a trial's network: that of the settings, else the best here; the client decides for all."""
+def precision(trial: Trial, settings: Settings, best: Callable[..., str] = best_precision) -> str:
+    """Of a trial's training, or of the Monte Carlo of its network: that of the settings, else the best here; the client
+    decides for all."""
     if settings.precision:
         return settings.precision
     of = timing.shape(trial.dataset)
-    return _best_precision(trial.network, trial.width, of.channels, of.classes, of.size, settings.device)
+    shape = of.channels, of.classes, of.size
+    return _best(best, trial.network, trial.width, *shape, trial.bits, trial.quantizers, settings.device)
 
 
 @lru_cache
-def _best_precision(name: str, width: float, channels: int, classes: int, size: int, device: str) -> str:
-    net = to_analog(build(name, channels, classes, size, width)).to(device)
-    return best_precision(net, torch.zeros(2, channels, size, size, device=device))
+def _best(
+    best: Callable[..., str],
+    name: str,
+    width: float,
+    channels: int,
+    classes: int,
+    size: int,
+    bits: str | None,
+    quantizers: str,
+    device: str,
+) -> str:
+    x = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    net = converted(build(name, channels, classes, size, width), bits, x, quantizers).to(device)
+    return best(net, x.to(device))
 
 
 def stored(m: Measurement, settings: Settings) -> Counts:
@@ -221,7 +236,8 @@ class _Run:
         epoch = int(state["epoch"]) + 1 if state else 1
         start = self.shared(parent, trial_key(trial.parent, self.settings)) if parent and not state else None
         resumed = self.shared(state, f"{key}-{epoch - 1}")
-        arguments = trial, workers.about(trial), self.source(trial), start, resumed, epoch, device
+        how = precision(trial, self.settings, training_precision), device
+        arguments = trial, workers.about(trial), self.source(trial), start, resumed, epoch, *how
         segments = 1 if trial.method == "PTQ-VAT" else trial.recipe.epochs
 
         def store(state: State) -> None:

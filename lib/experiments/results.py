@@ -15,6 +15,7 @@ from ..conversion import copied
 from ..data import Images
 from ..evaluation import Counts, best_precision, evaluate, places
 from ..identity import described
+from ..precision import training_precision
 from ..sources import MEASURING_SOURCES, PACKAGE, require_unchanged
 from ..training import State, fit, load_network
 from ..trials import Trial, restored
@@ -84,6 +85,8 @@ class Memory:
 
     def fit(self, net: nn.Module, images: Images, *arguments, **options) -> State:
         """As `lib.fit`, on a task's threads; the state has no optimizer."""
+        few = images.take(slice(0, 2)).normalized()
+        options = {"precision": training_precision(net, few)} | options
         about = {"fit": digest_of(net), "images": described(images), "with": described([arguments, options])}
         key = self._key(about)
         if self.store.checkpoint_digest(key) is None:

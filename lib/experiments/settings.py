@@ -11,7 +11,7 @@ import torch
 
 from ..checks import InputError, integer, one_of
 from ..data import DATA_VARIABLE, ROOT, home
-from ..evaluation import PRECISIONS
+from ..precision import PRECISIONS
 from .store import CACHE_VARIABLE, Store
 
 VARIABLES = {
@@ -32,10 +32,10 @@ MEMORY = 2 * 2**30  # bytes that a local worker may need
 class Settings:
     """Where a run computes, and where it reads and writes; `Settings.read()` makes one.
 
-    device: cpu or cuda, None for cuda where there is one.  precision: of Monte Carlo, None for the best of each
-    network.  jobs: worker processes here, 0 for none beside this one, None for one a core.  scheduler: address of a
-    Dask scheduler, None for workers here.  data, cache, figures: folders.  networks, seeds: those of a profile that
-    are wanted ("lenet5,vgg11", "0,1"), None for all."""
+    device: cpu or cuda, None for cuda where there is one.  precision: of training and Monte Carlo, None for the best
+    of each network.  jobs: worker processes here, 0 for none beside this one, None for one a core.  scheduler: address
+    of a Dask scheduler, None for workers here.  data, cache, figures: folders.  networks, seeds: those of a profile
+    that are wanted ("lenet5,vgg11", "0,1"), None for all."""
 
     device: str | None = None
     precision: str | None = None

@@ -101,14 +101,21 @@ def network(trial: Trial, source: Source, checkpoint: Shared) -> nn.Module:
 
 
 def trained(
-    trial: Trial, code: str, source: Source, parent: Shared | None, state: Shared | None, until: int, device: str
+    trial: Trial,
+    code: str,
+    source: Source,
+    parent: Shared | None,
+    state: Shared | None,
+    until: int,
+    precision: str,
+    device: str,
 ) -> State:
     """One segment of a training: from `state`, else its parent's checkpoint, to epoch `until`; code: `about` it."""
     require_same(trial, code)
     with pinned():
         data = source.load()
         start = restored(trial.parent, data, parent.state) if parent else None
-        result = train(trial, data, start, state and state.state, until, device)
+        result = train(trial, data, start, state and state.state, until, device, precision)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in result.items()}
 
 
