@@ -135,8 +135,7 @@ class _LSQ(torch.autograd.Function):
         v, q, step, scale = ctx.saved_tensors
         lo, hi, grad_scale = ctx.constants
         d_x = clamp_gradient(grad, v, lo, hi)  # ∂q/∂x = 1 where lo < v < hi, else 0
-        # ∂q/∂s = q/s − v inside, the bound outside
-        if grad.dtype == torch.bfloat16:  # the difference first, which is exact; torch's dot takes ten times as long
+        if grad.dtype == torch.bfloat16:  # ∂q/∂s: q/s − v inside, the bound outside; torch's dot takes 10 × as long
             d_scale = (q / scale).sub_(clamp_gradient(v, v, lo, hi)).mul_(grad).sum(dtype=torch.float32)
         else:  # both terms as dot products, without a temporary
             d_scale = _dot(q, grad).div_(scale).sub_(_dot(v, d_x))
@@ -152,7 +151,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 class LearnedStep(nn.Module):
     """LSQ: the step s is a parameter.  q(x) = s·round(clamp(x/s, lo, hi)); ∂q/∂s is scaled by 1/√(N·hi).
-
     `count` N: the number of weights of the layer, or of features a sample for activations [ours]."""
 
     def __init__(self, bits: int, signed: bool, step: Tensor, count: int):
@@ -280,7 +278,6 @@ class LegacySign(nn.Module):
 
 def weight_quantizer(bits: int, w: Tensor, quantizers: str = "learned") -> nn.Module:
     """The weight quantizer of a set, started on the weights w: one bit is `Binary` in every set but "legacy-channels".
-
     Raises InputError for "legacy-channels" with more than one bit, of which no figure was published."""
     one_of("quantizers", quantizers, QUANTIZER_SETS)
     if integer("weight bits", bits, 1, MAX_BITS) == 1:

@@ -18,8 +18,8 @@ from lib.companion import paper_versus_ours
 # so it stands early: that lets `evaluate(…).summary()` exist.
 SCIENCE = (
     "checks sources content identity torch_internals quantizers variation statistics lots cells fitting analog "
-    "conversion folding files networks folders data classify batch_norm training post_training evaluation adaptive "
-    "estimators selftuning controls accounting trials"
+    "precision conversion folding files networks folders data classify batch_norm training post_training evaluation "
+    "adaptive estimators selftuning controls accounting trials"
 ).split()
 # room → rooms that its modules may import from; "" is the science
 ROOMS = {"": {""}, "experiments": {"", "experiments"}, "companion": {"", "experiments", "companion"}}
