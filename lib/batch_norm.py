@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .analog import channels_last, dtype_of, evaluating, layout, programmed, thin_stride, wide
-from .checks import integer
+from .checks import integer, one_of
 from .classify import look_over
 from .data import Images
+from .precision import PRECISIONS, multiplying
 from .torch_internals import BatchNorm
 from .variation import NO_VARIATION, Chip, PassingChip, Variation
 
@@ -71,14 +72,17 @@ def reestimate_batch_norm(
     seed: int = 0,
     draws: int = 200,
     batch_size: int = 128,
+    precision: str = "float32",
 ) -> None:
     """Replace the running statistics of every BN layer that is not `frozen` by their plain average over `draws` fresh
     chips, one training minibatch each.  A moving average would freeze the last few chips' gains into the network.
-    Raises InputError for no draws and whatever `look_over` refuses; then the statistics are as before."""
+    precision: of the products, "float32" or "bfloat16"; statistics are float32.
+    Raises InputError for no draws, an unknown precision and whatever `look_over` refuses; then all is as before."""
     integer("draws", draws, 1)
+    one_of("precision", precision, PRECISIONS)
     look_over(net, images)
     with averaging(moving_norms(net)) as layers:
-        for _ in noisy_passes(net, layers, images, variation, seed, draws if layers else 0, batch_size):
+        for _ in noisy_passes(net, layers, images, variation, seed, draws if layers else 0, batch_size, precision):
             pass
 
 
@@ -109,6 +113,7 @@ def noisy_passes(
     seed: int,
     draws: int,
     batch_size: int,
+    precision: str = "float32",
 ):
     """`draws` forward passes without gradients, each a fresh chip on a training minibatch; yields after each.
 
@@ -118,7 +123,7 @@ def noisy_passes(
         for module in moving:
             module.train()
         for draw, x in zip(range(draws), endless_batches(images, batch_size, seed)):
-            with fabricated(net, PassingChip.of("batch-norm", draw, seed), variation):
+            with fabricated(net, PassingChip.of("batch-norm", draw, seed), variation), multiplying(precision, x):
                 net(lay(x))
             yield
 

@@ -148,7 +148,8 @@ def fit(
                 if progress:
                     progress(len(labels))
     if variation.total and until == recipe.epochs and recipe.bn_draws:
-        reestimate_batch_norm(net, images, variation, seed=seed, draws=recipe.bn_draws, batch_size=recipe.batch_size)
+        draws, size = recipe.bn_draws, recipe.batch_size
+        reestimate_batch_norm(net, images, variation, seed=seed, draws=draws, batch_size=size, precision=precision)
     net.eval()
     return _state(net, optimizer, until)
 

@@ -79,7 +79,7 @@ def test_means_and_paired_differences_are_covered(population, n):
     assert (covered / RUNS >= 0.93).all(), covered / RUNS
 
 
-@pytest.mark.parametrize("n", [40, 100])
+@pytest.mark.parametrize("n", [20, 40, 100])
 def test_ratios_are_covered(n):
     """What tuning recovers of what the oracle does: both gain where z_B is far from zero."""
     rng, hits = np.random.default_rng(n), 0

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..analog import Tuner
 from ..checks import InputError, RunError
 from ..data import Dataset, Images, load
 from ..evaluation import Counts, evaluate
 from ..identity import described
+from ..selftuning import Tuning
 from ..sources import PACKAGE, SOURCES, source_digest
 from ..training import State
 from ..trials import Measurement, Trial, restored, train
@@ -100,6 +102,15 @@ def network(trial: Trial, source: Source, checkpoint: Shared) -> nn.Module:
     return restored(trial, source.load(), checkpoint.state)
 
 
+@lru_cache(4)
+def tuner(tuning: Tuning, trial: Trial, source: Source, checkpoint: Shared, device: str) -> Tuner:
+    """What a tuning does once for a network: seconds, where it is statistics over many chips."""
+    found = tuning.bind(network(trial, source, checkpoint).to(device), source.load().train.to(device))
+    if found is None:
+        raise InputError(f"{type(tuning).__name__}.bind returned nothing; it must return the tuner of its chips")
+    return found
+
+
 def trained(
     trial: Trial,
     code: str,
@@ -127,8 +138,6 @@ def measured(
     with pinned():
         images = split(source, m.purpose, m.images, m.skip).to(device)
         net = network(m.trial, source, checkpoint).to(device)
-        tuning = m.tuning and m.tuning.bind(net, source.load().train.to(device))
-        if m.tuning and tuning is None:
-            raise InputError(f"{type(m.tuning).__name__}.bind returned nothing; it must return the tuner of its chips")
+        tuning = tuner(m.tuning, m.trial, source, checkpoint, device) if m.tuning else None
         slices = {"images_per_chip": m.images_per_chip, "purpose": m.purpose, "precision": precision}
         return evaluate(net, images, m.variation, chips, tuning=tuning, **slices)
