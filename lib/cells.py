@@ -12,15 +12,29 @@ import numpy as np
 from .checks import InputError
 
 COLUMNS = ("chip", "cell", "target", "measured")
+ARRAY = "array"  # a column that may be there
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Measured cells: chip names (N,), targets and measured values (N,), in one unit, whatever it is."""
+    """Measured cells: chip names (N,), targets and measured values (N,), in one unit, whatever it is.
+
+    arrays: names (N,) of the arrays that the cells lie in, each of one chip; None where nobody noted them.
+    Raises InputError for an array on two chips."""
 
     chips: np.ndarray
     target: np.ndarray
     measured: np.ndarray
+    arrays: np.ndarray | None = None
+
+    def __post_init__(self):
+        home: dict = {}
+        for array, chip in zip(() if self.arrays is None else self.arrays.tolist(), self.chips.tolist()):
+            if home.setdefault(array, chip) != chip:
+                raise InputError(
+                    f"array {array!r} is on the chips {home[array]!r} and {chip!r}; allowed: one chip an array; name "
+                    f"them apart, such as {home[array]}-{array} and {chip}-{array}"
+                )
 
     def scale(self, law: str) -> np.ndarray:
         """What one unit of e is worth: the target, or the largest target."""
@@ -33,10 +47,12 @@ class Cells:
 
 
 def read_cells(path: str | Path) -> Cells:
-    """Cells from a CSV file with the columns chip, cell, target, measured (others are ignored), a row a cell.
+    """Cells from a CSV file with the columns chip, cell, target, measured and perhaps array (others are ignored), a row
+    a cell.
 
     Raises InputError with the file's line where columns, fields or names are missing or too many, a value is no finite
-    number, a cell comes twice, or the file holds too little: no chip with 2 cells, only targets of 0."""
+    number, a cell comes twice, an array lies on two chips, or the file holds too little: no chip with 2 cells, only
+    targets of 0."""
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:  # µ in another encoding: no harm
         reader = csv.reader(file, strict=True)
         try:
@@ -53,11 +69,11 @@ def _read(reader) -> Cells:
     header, rows = _header(next(filled, [])), []
     lines: dict[tuple[str, str], int] = {}
     for row in filled:
-        chip, cell, target, measured = _row(row, header)
+        chip, cell, target, measured, *array = _row(row, header)
         if first := lines.get((chip, cell)):
             raise InputError(f"cell {cell!r} of chip {chip!r} stands on line {first} already; average the readings")
         lines[chip, cell] = reader.line_num
-        rows.append((chip, _number("target", target), _number("measured", measured)))
+        rows.append((chip, _number("target", target), _number("measured", measured), *array))
     if len({chip for chip, *_ in rows}) == len(rows):
         found = "every chip has a single cell" if rows else "no cell in the whole file"
         raise InputError(f"{found}; σ_W needs at least 2 cells on a chip, a row a cell")
@@ -77,19 +93,20 @@ def _header(row: list[str]) -> list[str]:
         raise InputError(f"the header {row[0]!r} is separated by semicolons, tabs or the like; {fix}")
     if missing:
         raise InputError(f"no column {', '.join(map(repr, missing))}; needed: {needed}; found: {', '.join(header)}")
-    if twice := [name for name in COLUMNS if header.count(name) > 1]:
+    if twice := [name for name in (*COLUMNS, ARRAY) if header.count(name) > 1]:
         raise InputError(f"column {twice[0]!r} comes twice; rename the one that is not meant")
     return header
 
 
 def _row(row: list[str], header: list[str]) -> list[str]:
-    places = [header.index(name) for name in COLUMNS]
+    named = [name for name in (*COLUMNS, ARRAY) if name in header]
+    places = [header.index(name) for name in named]
     if len(row) <= max(places) or "".join(row[len(header) :]).strip():
         fix = "decimal commas? write 10.5 for 10,5" if len(row) > len(header) else "fill the row up"
         raise InputError(f"{len(row)} fields ({','.join(row)}), the header has {len(header)}; {fix}")
     fields = [row[place].strip() for place in places]
-    if "" in fields[:2]:
-        raise InputError(f"{COLUMNS[fields.index('')]} is ''; allowed: any name; write it into every row, no blank")
+    if "" in (*fields[:2], *fields[4:]):
+        raise InputError(f"{named[fields.index('')]} is ''; allowed: any name; write it into every row, no blank")
     return fields
 
 
