@@ -165,9 +165,8 @@ class Bench:
         return self._case(net, v, tuning, names, self._averaged(net, v, self.setting.claim_chips, tuning))
 
     def sweep(self, net: str, v: Variation, tuning=None, /, **names) -> Case:
-        """A mean over fewer chips, the first of a claim's; over fewer still as a lot, which tells more."""
-        chips = self.setting.lot_chips if v.between else self.setting.chips
-        return self._case(net, v, tuning, names, self._averaged(net, v, chips, tuning))
+        """A mean over fewer chips, the first of a claim's."""
+        return self._case(net, v, tuning, names, self._averaged(net, v, self.setting.lot_chips, tuning))
 
     def fixed(self, net: str, v: Variation, tuning=None, /, **names) -> Case:
         """Quantile and yield."""

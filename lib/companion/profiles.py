@@ -30,10 +30,10 @@ SHARES = (
 class Setting:
     """One network on one dataset: how it is trained, at which bits and σ, and on how many chips it is measured.
 
-    trained_sigmas: the σ of the noisy methods in notebook 03.  claim_chips: of a claim's mean.  chips, lot_chips: of
-    all other means, independent or as a lot.  many_chips: of quantile, yield and claims on independent chips.
-    slice_images: what each chip sees of its own for a mean.  axis: σ of notebook 05's one axis, as multiples of the
-    mixed pattern's.
+    trained_sigmas: the σ of the noisy methods in notebook 03.  claim_chips: of a claim's mean.  chips: of notebook 03's
+    other means, where chips share nothing.  lot_chips: of the sweeps of 04 to 06, where they come as a lot.
+    many_chips: of quantile, yield and claims on independent chips.  slice_images: what each chip sees of its own for a
+    mean.  axis: σ of notebook 05's one axis, as multiples of the mixed pattern's.
     doubtful: alternatives over which QAVAT's gain is not expected, since its interval over seeds held zero in the
     rehearsal.
     mixed: the second phase of QAVAT mixed, law by law, part of the epochs of `recipe`; how it was chosen on the
