@@ -166,7 +166,7 @@ class Bench:
 
     def sweep(self, net: str, v: Variation, tuning=None, /, **names) -> Case:
         """A mean over fewer chips, the first of a claim's."""
-        return self._case(net, v, tuning, names, self._averaged(net, v, self.setting.lot_chips, tuning))
+        return self._case(net, v, tuning, names, self._averaged(net, v, self.setting.chips, tuning))
 
     def fixed(self, net: str, v: Variation, tuning=None, /, **names) -> Case:
         """Quantile and yield."""

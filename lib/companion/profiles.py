@@ -30,10 +30,9 @@ SHARES = (
 class Setting:
     """One network on one dataset: how it is trained, at which bits and σ, and on how many chips it is measured.
 
-    trained_sigmas: the σ of the noisy methods in notebook 03.  claim_chips: of a claim's mean.  chips: of notebook 03's
-    other means, where chips share nothing.  lot_chips: of the sweeps of 04 to 06, where they come as a lot.
-    many_chips: of quantile, yield and claims on independent chips.  slice_images: what each chip sees of its own for a
-    mean.  axis: σ of notebook 05's one axis, as multiples of the mixed pattern's.
+    trained_sigmas: the σ of the noisy methods in notebook 03.  Chips: of a claim's mean, of all other means, and of
+    quantile, yield and claims on independent chips.  slice_images: what each chip sees of its own for a mean.  axis: σ
+    of notebook 05's one axis, as multiples of the mixed pattern's.
     doubtful: alternatives over which QAVAT's gain is not expected, since its interval over seeds held zero in the
     rehearsal.
     mixed: the second phase of QAVAT mixed, law by law, part of the epochs of `recipe`; how it was chosen on the
@@ -51,7 +50,6 @@ class Setting:
     trained_sigmas: tuple[float, ...]
     claim_chips: int
     chips: int
-    lot_chips: int
     many_chips: int
     slice_images: int
     axis: tuple[float, ...] = AXIS
@@ -127,7 +125,6 @@ _LENET = Setting(
     trained_sigmas=(0.3, 0.5),
     claim_chips=200,
     chips=80,
-    lot_chips=40,
     many_chips=100,
     slice_images=64,
 )
@@ -143,7 +140,6 @@ _RESNET = replace(
     trained_sigmas=(0.5,),
     claim_chips=80,
     chips=40,
-    lot_chips=20,
     axis=AXIS[::2],
     doubtful=("PTQ-VAT",),
 )
@@ -156,7 +152,6 @@ _FEW: dict = {
     "mixed": (("proportional", _ONE), ("layer-fixed", _ONE)),
     "claim_chips": 3,
     "chips": 2,
-    "lot_chips": 2,
     "many_chips": 3,
     "slice_images": 12,
 }
@@ -185,7 +180,6 @@ def _ours(network: str, name: str, width: float, bits: tuple[str, ...], chips: i
         trained_sigmas=(0.1, 0.2, 0.3, 0.4, 0.5),
         claim_chips=chips,
         chips=max(100, chips // 10),
-        lot_chips=100,
         many_chips=chips,
         slice_images=1000,
     )
