@@ -20,31 +20,36 @@ if _other is not None and getattr(_other, "__project__", None) == __project__:
     )
 
 from .adaptive import evaluate_mean
-from .analog import Tuner, programmed, report
+from .analog import Tuner, programmed
 from .batch_norm import freeze_batch_norm, reestimate_batch_norm
 from .cells import read_cells
 from .checks import UserError
+from .columns import ReferenceColumns
 from .controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold
 from .conversion import to_analog
+from .converter import Converter, attach, converting
 from .data import Images, load
-from .estimators import Estimator, Oracle, ReadOnce, ReferenceCells, ReferenceColumns
+from .estimators import Estimator, Oracle, ReadOnce, ReferenceCells
 from .evaluation import Counts, accuracy, evaluate
 from .files import load_analog, save_analog
 from .fitting import fit_cells
+from .laws import register_cells, register_law
 from .networks import build
+from .placement import report
 from .post_training import post_training_quantize
 from .quantizers import Bits
-from .selftuning import Correction, Gain, Offset, SelfTuning, Tuning
+from .selftuning import Correction, Gain, Offset, Response, SelfTuning, Tuning
 from .training import Recipe, fit
-from .variation import Chip, Variation, register_cells, register_law
+from .variation import Chip, Variation
 
 __version__ = "0.1.0"
 # fmt: off
 __all__ = [
-    "Bits", "Chip", "Correction", "Counts", "Estimator", "Gain", "Images", "NoisyBatchNorm", "Offset", "Oracle",
-    "OutputGain", "PerChipBatchNorm", "ReadOnce", "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning",
-    "StaticFold", "Tuner", "Tuning", "UserError", "Variation", "accuracy", "build", "evaluate", "evaluate_mean",
-    "fit", "fit_cells", "freeze_batch_norm", "load", "load_analog", "post_training_quantize", "programmed",
-    "read_cells", "reestimate_batch_norm", "register_cells", "register_law", "report", "save_analog", "to_analog",
+    "Bits", "Chip", "Converter", "Correction", "Counts", "Estimator", "Gain", "Images", "NoisyBatchNorm", "Offset",
+    "Oracle", "OutputGain", "PerChipBatchNorm", "ReadOnce", "Recipe", "ReferenceCells", "ReferenceColumns", "Response",
+    "SelfTuning", "StaticFold", "Tuner", "Tuning", "UserError", "Variation", "accuracy", "attach", "build",
+    "converting", "evaluate", "evaluate_mean", "fit", "fit_cells", "freeze_batch_norm", "load", "load_analog",
+    "post_training_quantize", "programmed", "read_cells", "reestimate_batch_norm", "register_cells", "register_law",
+    "report", "save_analog", "to_analog",
 ]
 # fmt: on

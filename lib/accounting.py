@@ -7,6 +7,9 @@ With v = Var(ê − e_B) (`estimator.variance`), y = Σ w·x, S = Σ x, over the
                   left uncorrected   variance  σ_W²·Σ w²x²,            bias e_B·y
     layer-fixed                      variance  max|w|²·[σ_W²·‖x‖² + v·S²]
 
+With references on the chip and A arrays that differ, an output over row blocks r gains σ_A²·(Σ y_r² − y²/A) in the
+place of v·y², or σ_A²·(Σ S_r² − S²/A) in that of v·S² (`mismatch_error`).
+
 For n cells the two terms meet at n = y²/Σw²x² (proportional) and n = S²/‖x‖² = K_eff (layer-fixed).
 """
 
@@ -19,8 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from .analog import Crossbar, crossbars, evaluating, programmed
+from .arrays import row_blocks
+from .columns import ReferenceColumns, column_shape
 from .controls import traffic
-from .estimators import Estimator, Oracle, ReferenceCells, ReferenceColumns, column_shape
+from .estimators import Estimator, Oracle, ReferenceCells, by_array, grid_of
+from .laws import CELLS_OF_A_WEIGHT
 from .selftuning import CORRECTIONS, Gain, SelfTuning, Tuning, over_outputs, peak, refuse_other_law
 from .variation import Chip, Variation
 
@@ -38,28 +44,40 @@ class Cost:
     operation_share: float
 
 
-def cost(tuning: Tuning, net: nn.Module, batch: Tensor, law: str) -> Cost:
-    """What a self-tuning or a control takes on inputs like `batch` (B, C, H, W)."""
+def cost(tuning: Tuning, net: nn.Module, batch: Tensor, variation: Variation) -> Cost:
+    """What a self-tuning or a control takes on inputs like `batch` (B, C, H, W).
+
+    variation: its law, mapping and largest array count, its σ do not."""
     layers, operations = dict(crossbars(net)), 0
     seen = traffic(net, batch[:1])  # sizes do not depend on how many images run
     if isinstance(tuning, SelfTuning):
-        operations = sum(_operations(tuning.estimator, law, layers[name], x[0], y[0]) for name, (x, y) in seen.items())
+        for name, (x, y) in seen.items():
+            operations += _operations(tuning.estimator, variation, layers[name], x[0], y[0])
     products = sum(y[0].numel() * layers[name].weight[0].numel() for name, (_, y) in seen.items())
-    cells, whole = tuning.cells(net), sum(layer.weight.numel() for layer in layers.values())
+    of_a_weight = CELLS_OF_A_WEIGHT[variation.mapping]
+    cells, whole = tuning.cells(net, variation), of_a_weight * sum(layer.weight.numel() for layer in layers.values())
     return Cost(cells, cells / whole, tuning.chip_images, operations, operations / products)
 
 
-def _operations(estimator, law: str, layer: Crossbar, x: Tensor, y: Tensor) -> int:
+def _operations(estimator, variation: Variation, layer: Crossbar, x: Tensor, y: Tensor) -> int:
     """Additions, multiplications and comparisons of one layer for one image, as this code does them."""
-    sums = y.numel() // layer.weight.shape[0] * column_shape(layer)[0]  # (position, group) pairs
+    law, m, outputs = variation.law, estimator.readings, y.numel()
+    _, rows, blocks = grid_of(layer, variation).counts if by_array(estimator) else (1, 1, 1)
+    sums = outputs // layer.weight.shape[0] * column_shape(layer)[0]  # (position, group) pairs
     box = x.numel() + sums * layer.weight[0, 0].numel()  # S: sum the channels, then slide a box over the positions
-    m, outputs = estimator.readings, y.numel()
-    if law == "layer-fixed":  # columns carry ê·S themselves; else S times one number a chip
-        return (sums * m if m else box + sums) + outputs
-    if not m:  # one gain a chip folds away
-        return 0
+    if law == "layer-fixed":
+        if variation.mapping == "differential":  # what cells share cancels
+            return 0
+        if m:  # columns carry ê·S themselves
+            return sums * m * rows * blocks + outputs
+        return box + sums * (2 * rows - 1) * blocks + outputs  # else S of each array times its number, added up
+    if law != "proportional":  # a second product of the layer, subtracted
+        return outputs * (layer.weight[0].numel() + 1)
+    if not m:  # one gain a chip, or a column block, folds away; arrays below each other need their own before the sum
+        return outputs * rows if rows > 1 else 0
     power = x.numel() + box  # ‖x‖², to decide on S²/‖x‖² ≥ 1: a square, a division and a comparison
-    return box + power + sums * (3 + m + 1) + outputs  # m readings, divided by S; then one division an output
+    # m readings, divided by S; then one division an output and row block
+    return box + power + sums * (3 + m + 1) * rows * blocks + outputs * rows
 
 
 def predicted_error(
@@ -78,6 +96,19 @@ def predicted_error(
     gain = over_outputs(layer, torch.where(used, max(1 + e_between, floor), 1.0))
     variance = (within**2 * layer.op(x.square(), w.square()) + v * y.square()) / gain**2
     return variance, ((1 + e_between) / gain - 1) * y
+
+
+def mismatch_error(layer: Crossbar, x: Tensor, variation: Variation, arrays: int, e_between: float = 0.0) -> Tensor:
+    """What σ_A adds to the variance of every output of a layer that is corrected by the mean of the chip's `arrays`, at
+    fixed e_B and input x (proportional: first order in e_A, above the floor)."""
+    w, blocks = layer.quantize_weight(layer.weight).detach(), row_blocks(layer.weight[0].numel(), variation.rows)
+    if variation.law == "layer-fixed":
+        parts, scale = [layer.input_sum(x, rows) for rows in blocks], peak(layer)
+    else:
+        parts, scale = [layer.part(x, w, rows) for rows in blocks], torch.tensor(1 / (1 + e_between))
+    each = torch.stack(parts)
+    spread = each.square().sum(0) - each.sum(0).square() / arrays
+    return over_outputs(layer, (variation.array * scale) ** 2 * spread).expand_as(layer.op(x, w))
 
 
 @dataclass(frozen=True)

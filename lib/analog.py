@@ -1,33 +1,46 @@
-"""The analog layer, its two slots, and a network programmed onto a chip.
+"""The analog layer, its three slots, and a network programmed onto a chip.
 
-    y = correct( op( q_a(x), deviate( q_w(w) ) ), q_a(x) ) + bias
+    y = correct( read( op( q_a(x), deviate( q_w(w) ) ) ), q_a(x) ) + bias
 
 A crossbar holds the weights of one Conv2d or Linear; bias, batch norm, pooling and non-linearities stay digital and
-exact.  `deviate` and `correct` are empty (None) until training, or `programmed`, fills them.
+exact.  `deviate` and `correct` are empty (None) until training, or `programmed`, fills them; `read` until a converter
+is attached.  Where a converter, or a correction of each array, must tell arrays apart, y is the sum over row blocks.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arrays import ROWS, Rows, row_blocks
 from .checks import InputError, has, one_of
-from .torch_internals import BatchNorm, border, convolved
+from .torch_internals import border, convolved
 from .variation import Chip, Variation, require_variation
 
 log = logging.getLogger(__name__)
 
 Deviate = Callable[[Tensor], Tensor]  # q_w(w) ↦ w̃
-# (ỹ, q_a(x)) ↦ y; where it is linear it may say how it acts on the cells: correct(op(x, w̃), x) = op(x, fold(w̃))
-Correct = Callable[[Tensor, Tensor], Tensor]
+# (ỹ, q_a(x)) ↦ y; where it is linear it may say how it acts on the cells: correct(op(x, w̃), x) = op(x, fold(w̃)).
+# One with `by_rows` corrects the product of each row block by itself: (ỹ, q_a(x), rows) ↦ y
+Correct = Callable[..., Tensor]
+Product = Callable[[Rows | None], Tensor]  # rows ↦ the product of these rows alone, None: of all
+
+
+class Read(Protocol):
+    """What stands between array and correction.  last: it stands behind the correction instead."""
+
+    @property
+    def last(self) -> bool: ...
+
+    def __call__(self, y: Tensor) -> Tensor: ...
 
 
 class Tuner(Protocol):
@@ -48,13 +61,49 @@ class Crossbar(nn.Module):
     bias_shape: tuple[int, ...]
     channel: int
     deviate: Deviate | None = None
+    read: Read | None = None
     correct: Correct | None = None
+    rows: int | None = None  # of the largest array; None: as in `Variation`
 
-    def op(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-        raise NotImplementedError
+    op: Callable[..., Tensor]
+    input_sum: Callable[..., Tensor]
 
-    def input_sum(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    def part(self, x: Tensor, w: Tensor, rows: Rows | None) -> Tensor:
+        """op(x, w) over the inputs of some rows alone; w (N, inputs …), or fewer outputs."""
+        if rows is None:
+            return self.op(x, w)
+        size = w[0, 0].numel()  # cells of one input channel
+        inside = torch.arange(w[0].numel(), device=w.device)
+        w = w * ((inside >= rows.start) & (inside < rows.stop)).view(w.shape[1:])
+        if getattr(self, "groups", 1) > 1:
+            return self.op(x, w)
+        some = slice(rows.start // size, -(-rows.stop // size))
+        return self.op(x.narrow(self.channel, some.start, some.stop - some.start), w[:, some])
+
+    def finished(self, product: Product, x: Tensor) -> Tensor:
+        """Σ over row blocks of correct( read( product ), x ), without bias; at once where nothing tells them apart."""
+        read, correct = self.read, self.correct
+        apart = getattr(correct, "by_rows", False)
+        blocks = row_blocks(self.weight[0].numel(), self.rows or ROWS) if apart or read is not None else ()
+        if len(blocks) < 2:
+            return self._finished(product(None), x, None)
+        if apart:
+            return _sum(self._finished(product(rows), x, rows) for rows in blocks)
+        if correct is None or read is None or not read.last:
+            y = _sum(product(rows) if read is None else read(product(rows)) for rows in blocks)
+            return y if correct is None else correct(y, x)
+        raise InputError(
+            f"{correct!r:.60} corrects the sum of {len(blocks)} row blocks, so it cannot stand before the converter of "
+            "each; use a correction with by_rows, or a converter with last=False"
+        )
+
+    def _finished(self, y: Tensor, x: Tensor, rows: Rows | None) -> Tensor:
+        read, correct = self.read, self.correct
+        if read is not None and not read.last:
+            y = read(y)
+        if correct is not None:
+            y = correct(y, x, rows) if rows else correct(y, x)
+        return read(y) if read is not None and read.last else y
 
     def cells(self) -> Tensor:
         """w̃ = deviate(q_w(w)), what the crossbar holds."""
@@ -62,11 +111,15 @@ class Crossbar(nn.Module):
         return w if self.deviate is None else self.deviate(w)
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own name, for callers by keyword
-        x = self.quantize_input(input)
-        if self.correct is None:
-            return self.op(x, self.cells(), self.bias)
-        y = self.correct(self.op(x, self.cells()), x)
+        x, w = self.quantize_input(input), self.cells()
+        if self.correct is None and self.read is None:
+            return self.op(x, w, self.bias)
+        y = self.finished(lambda rows: self.part(x, w, rows), x)
         return y if self.bias is None else y + self.bias.view(self.bias_shape)
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
 
 
 class AnalogLinear(Crossbar, nn.Linear):  # type: ignore[misc]  # torch says that a bias is never None
@@ -77,9 +130,9 @@ class AnalogLinear(Crossbar, nn.Linear):  # type: ignore[misc]  # torch says tha
     def op(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, w, bias)
 
-    def input_sum(self, x: Tensor) -> Tensor:
-        """S = Σ x, (…, 1)."""
-        return x.sum(-1, keepdim=True)
+    def input_sum(self, x: Tensor, rows: Rows | None = None) -> Tensor:
+        """S = Σ x, or over some rows alone, (…, 1)."""
+        return (x if rows is None else x[..., rows.start : rows.stop]).sum(-1, keepdim=True)
 
 
 class AnalogConv2d(Crossbar, nn.Conv2d):
@@ -90,8 +143,12 @@ class AnalogConv2d(Crossbar, nn.Conv2d):
     def op(self, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
         return convolved(self, x, w, bias)
 
-    def input_sum(self, x: Tensor) -> Tensor:
-        """S = Σ x over each group's receptive field, (B, groups, H', W'): sum the channels, then slide a box."""
+    def input_sum(self, x: Tensor, rows: Rows | None = None) -> Tensor:
+        """S = Σ x over each group's receptive field, (B, groups, H', W'): sum the channels, then slide a box.
+
+        rows: of these alone; some of them may hold a part of a channel's kernel."""
+        if rows is not None:
+            return self.part(x, x.new_ones(self.groups, *self.weight.shape[1:]), rows)
         sums = x.unflatten(-3, (self.groups, -1)).sum(-3)
         box = x.new_ones(self.groups, 1, *self.kernel_size)
         if self.padding_mode == "zeros":
@@ -199,21 +256,22 @@ def varying(net: nn.Module, variation: Variation) -> dict[str, Crossbar]:
 
 @contextmanager
 def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | None = None) -> Iterator[nn.Module]:
-    """The network as it sits on one chip: both slots of every crossbar filled, and restored at the end.
+    """The network as it sits on one chip: the slots of every crossbar filled, and restored at the end.
 
     Raises ValueError for a network without analog layers, or a variation of layers that it does not have."""
     layers = varying(net, variation)
-    before = [(layer, layer.deviate, layer.correct) for layer in layers.values()]
+    before = [(layer, layer.deviate, layer.correct, layer.rows) for layer in layers.values()]
     try:
         for name, layer in layers.items():
-            layer.deviate, layer.correct = variation.deviate(chip, name, layer.weight), None
+            layer.deviate = variation.deviate(chip, name, layer.weight, getattr(layer, "groups", 1))
+            layer.correct, layer.rows = None, variation.rows
         context = tuner(net, chip, variation) if tuner else nullcontext()
         has("what a tuner returns", context, ("__enter__", "__exit__"), "a function under contextlib.contextmanager")
         with context:
             yield net
     finally:
-        for layer, deviate, correct in before:
-            layer.deviate, layer.correct = deviate, correct
+        for layer, deviate, correct, rows in before:
+            layer.deviate, layer.correct, layer.rows = deviate, correct, rows
 
 
 @contextmanager
@@ -229,37 +287,3 @@ def watched(layers: Iterable[nn.Module], note: Callable[[nn.Module, Tensor], Non
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """One module that holds parameters: where it computes, how many cells it takes, and why."""
-
-    name: str
-    kind: str
-    place: str  # "analog" or "digital"
-    cells: int
-    why: str
-
-
-def report(net: nn.Module) -> list[LayerReport]:
-    """A row for every module of `net` that holds parameters itself: what is analog, what stays digital, and why."""
-    rows = []
-    quantizers = {id(q) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight)}
-    for name, module in net.named_modules():
-        if id(module) in quantizers or not any(True for _ in module.parameters(recurse=False)):
-            continue
-        kind, cells, place = type(module).__name__, 0, "digital"
-        if isinstance(module, Crossbar):
-            place, cells = "analog", module.weight.numel()
-            why = "weights on a crossbar" + ("" if module.bias is None else ", bias digital")
-        elif type(module) in ANALOG:
-            why = "the output for the calibration batch does not depend on its weights in this layer"
-        elif isinstance(module, (nn.Linear, nn.Conv2d)):
-            why = f"a subclass of {type(module).__mro__[1].__name__} may compute without its forward"
-        elif isinstance(module, BatchNorm):
-            why = "normalization is digital and exact"
-        else:
-            why = "neither Conv2d nor Linear"
-        rows.append(LayerReport(name or "(network)", kind, place, cells, why))
-    return rows

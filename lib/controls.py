@@ -17,13 +17,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .analog import Tuner, crossbars, evaluating
+from .analog import Correct, Tuner, crossbars, evaluating
+from .arrays import Rows
 from .batch_norm import moving_norms, reestimate_batch_norm
 from .checks import InputError, integer
 from .data import Images
-from .estimators import ReadOnce
+from .estimators import ReadOnce, by_array, grids_of
 from .selftuning import Offset, over_outputs, peak, refuse_other_law
-from .variation import Chip, Variation
+from .variation import NO_VARIATION, Chip, Variation
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """A `correct` that notes what it is given, and does what the layer's own does."""
+
+    name: str
+    seen: dict[str, tuple[Tensor, Tensor]]
+    correct: Correct | None
+
+    @property
+    def by_rows(self) -> bool:
+        return getattr(self.correct, "by_rows", False)
+
+    def __call__(self, y: Tensor, x: Tensor, *rows: Rows) -> Tensor:
+        before = self.seen.setdefault(self.name, (x, y))
+        if rows and rows[0].index and before[0] is x:  # another row block of the first call
+            self.seen[self.name] = x, before[1] + y
+        return y if self.correct is None else self.correct(y, x, *rows)
 
 
 def traffic(net: nn.Module, batch: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -31,17 +51,9 @@ def traffic(net: nn.Module, batch: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     included; only layers that are reached, a shared one at its first call."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     before = [(layer, layer.correct) for _, layer in crossbars(net)]
-
-    def recorder(name, correct):
-        def record(y, x):
-            seen.setdefault(name, (x, y))
-            return y if correct is None else correct(y, x)
-
-        return record
-
     try:
         for name, layer in crossbars(net):
-            layer.correct = recorder(name, layer.correct)
+            layer.correct = _Recorder(name, seen, layer.correct)
         with evaluating(net):
             net(batch)
     finally:
@@ -59,7 +71,7 @@ class Control:
         """Images (or probe inputs) that each chip is run on before use."""
         return self.images  # type: ignore[attr-defined]  # where a control has none, it says 0
 
-    def cells(self, net: nn.Module) -> int:
+    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
         """Extra cells on the chip."""
         return 0
 
@@ -81,13 +93,15 @@ class StaticFold(Control):
             raise InputError(
                 f"a static fold needs an estimator that reads the chip once, got {self.estimator!r}; use ReferenceCells"
             )
+        if by_array(self.estimator):
+            raise InputError(f"a static fold has one estimate per chip, got {self.estimator!r}; use per='chip'")
 
     @property
     def label(self) -> str:
         return f"static fold, {self.estimator.label}"
 
-    def cells(self, net: nn.Module) -> int:
-        return self.estimator.cells(net)
+    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
+        return self.estimator.cells(net, variation)
 
     def bind(self, net: nn.Module, train: Images) -> Tuner:
         shifts = {}
@@ -101,9 +115,10 @@ class StaticFold(Control):
         @contextmanager
         def tuner(net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
             refuse_other_law(Offset(), variation)
-            e = self.estimator.read(chip, variation)
+            e = self.estimator.read(chip, variation.laid(grids_of(net, variation)))
+            cancels = variation.mapping == "differential"  # what cells share
             for name, layer in crossbars(net):
-                if variation.varies(name) and name in shifts:
+                if variation.varies(name) and name in shifts and not cancels:
                     layer.correct = lambda y, x, shift=e * shifts[name]: y - shift
             yield net
 

@@ -1,15 +1,17 @@
-"""Estimators: how a chip finds out its own shared deviation e_B.  [ours]
+"""Estimators: how a chip finds out what its cells share.  [ours]
 
-    oracle                       ê = e_B
-    n reference cells            ê = e_B + (1/n)·Σ e_W,i                  read once per chip
-    m reference columns          ê = e_B + Σ x·e_W / S,  S = Σ q_a(x)     read at every inference
+    oracle                       ê = e
+    n reference cells            ê = e + (1/n)·Σ e_W,i                  read once per chip
+    m reference columns          ê = e + Σ x·e_W / S,  S = Σ q_a(x)     read at every inference (`columns`)
 
-An estimator answers two questions about a layer's input x: ê, and its charge ê·S.
+per="chip"    e = e_B + ē_A, ē_A the mean over the chip's A arrays:  Var(ê − e_B − e_A) = σ_A²(1 − 1/A) + σ_W²/n
+per="array"   e = e_B + e_A, one ê per array
+
+An estimator answers two questions about a layer's input x: ê, and its charge ê·S; of all rows, or of one row block.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,21 +20,29 @@ import torch
 from torch import Tensor, nn
 
 from .analog import Crossbar, crossbars
-from .checks import InputError, integer, real
-from .variation import Chip, Variation
+from .arrays import Grid
+from .checks import InputError, integer, one_of, real
+from .variation import NO_VARIATION, Chip, Variation
 
-Reading = Callable[[Tensor], Tensor]  # q_a(x) ↦ a number, or one a sample, group and position
-
-
-def column_shape(layer: Crossbar) -> tuple[int, ...]:
-    """Cells of one column a group: (1, K) of a linear layer, (groups, C/groups, kh, kw) of a convolution."""
-    return getattr(layer, "groups", 1), *layer.weight.shape[1:]
+# (q_a(x), rows) ↦ a number, or one a sample, group (and column block) and position; rows None: of all rows
+Reading = Callable[..., Tensor]
+PER = ("chip", "array")
 
 
-def effective_cells(layer: Crossbar, x: Tensor) -> Tensor:
-    """K_eff = S²/‖x‖²: so many reference cells tell as much of e_B as one column at this input; 0 where x = 0."""
-    power = layer.input_sum(x.square())
-    return layer.input_sum(x).square() / power.clamp_min(torch.finfo(power.dtype).tiny)
+def grid_of(layer: Crossbar, variation: Variation) -> Grid:
+    """The arrays that a layer lies on."""
+    return variation.grid(layer.weight.shape, getattr(layer, "groups", 1))
+
+
+def grids_of(net: nn.Module, variation: Variation) -> list[tuple[str, Grid]]:
+    """(name, arrays) of every layer that varies, or of all where none does."""
+    layers = [(name, layer) for name, layer in crossbars(net) if variation.varies(name) or not variation.total]
+    return [(name, grid_of(layer, variation)) for name, layer in layers]
+
+
+def by_array(part) -> bool:
+    """Whether an estimator tells a chip's arrays apart."""
+    return getattr(part, "per", "chip") == "array"
 
 
 class Estimator(Protocol):
@@ -59,8 +69,8 @@ class Estimator(Protocol):
     def reads(self, layer: Crossbar, x: Tensor) -> Tensor:
         """Where the estimate is used, bool."""
 
-    def cells(self, net: nn.Module) -> int:
-        """Extra cells on the chip."""
+    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
+        """Extra cells on the chip; variation: which says how large an array is."""
 
 
 class ReadOnce:
@@ -69,13 +79,26 @@ class ReadOnce:
 
     label: str
     readings = 0
+    per = "chip"
 
     def estimate(self, chip: Chip, variation: Variation) -> float:
         raise InputError(f"{type(self).__name__} needs estimate(chip, variation), its ê of e_B; see ReferenceCells")
 
+    def estimates(self, chip: Chip, variation: Variation, layer: str, grid: Grid) -> Tensor:
+        """ê of each array of a layer, `grid.counts`, float64; where `per` is "array"."""
+        raise InputError(
+            f"{type(self).__name__} needs estimates(chip, variation, layer, grid), an ê per array; see ReferenceCells"
+        )
+
     def read(self, chip: Chip, variation: Variation) -> float:
         """ê, a finite number."""
         return real(f"ê of {self.label}", self.estimate(chip, variation))
+
+    def known(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Tensor:
+        """ê, or with `per` = "array" that of each array, `Grid.counts`."""
+        if not by_array(self):
+            return torch.tensor(self.read(chip, variation), dtype=layer.weight.dtype)
+        return self.estimates(chip, variation, name, grid_of(layer, variation))
 
     def variance(self, layer: Crossbar, x: Tensor, within: float) -> float:
         """E(ê − e_B)²."""
@@ -84,15 +107,23 @@ class ReadOnce:
         )
 
     def deviation(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
-        e = torch.tensor(self.read(chip, variation))
-        return lambda x: e
+        e = self.known(layer, name, chip, variation)
+        if not by_array(self):
+            return lambda x, rows=None: e
+        index = (-1,) + (1,) * (-1 - layer.channel)  # along the axis of the outputs
+        return lambda x, rows=None: e[:, rows.index if rows else 0].reshape(index)
 
     def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
+        if by_array(self):
+            column = self.column(layer, name, chip, variation)
+            return lambda x, rows=None: layer.part(x, column.to(x), rows)
         e = self.read(chip, variation)
-        return lambda x: e * layer.input_sum(x)
+        return lambda x, rows=None: e * layer.input_sum(x, rows)
 
     def column(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Tensor:
         """The deviation of cells whose product with x is the charge: ê in each."""
+        if by_array(self):
+            return grid_of(layer, variation).over_columns(self.known(layer, name, chip, variation))
         return torch.tensor(self.read(chip, variation), dtype=torch.float64)
 
     def charge_variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
@@ -103,19 +134,30 @@ class ReadOnce:
         """Where the estimate is used: everywhere."""
         return torch.ones_like(layer.input_sum(x), dtype=torch.bool)
 
-    def cells(self, net: nn.Module) -> int:
+    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
         """Extra cells on the chip."""
         return 0
 
 
 @dataclass(frozen=True)
 class Oracle(ReadOnce):
-    """ê = e_B: no device can do it.  It leaves the cells' own deviation, and is no upper bound of other methods."""
+    """ê = e, of the chip or of each array: no device can do it.  It leaves the cells' own deviation, and is no upper
+    bound of other methods.  Raises InputError for another `per`."""
 
-    label = "oracle"
+    per: str = "chip"  # type: ignore[misc]
+
+    def __post_init__(self):
+        one_of("per", self.per, PER)
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return "oracle" + " per array" * by_array(self)
 
     def estimate(self, chip: Chip, variation: Variation) -> float:
-        return variation.shared(chip)
+        return variation.common(chip)
+
+    def estimates(self, chip: Chip, variation: Variation, layer: str, grid: Grid) -> Tensor:
+        return variation.of_arrays(chip, layer, grid)
 
     def variance(self, layer: Crossbar, x: Tensor, within: float) -> float:
         """Var(ê − e_B)."""
@@ -124,86 +166,53 @@ class Oracle(ReadOnce):
 
 @dataclass(frozen=True)
 class ReferenceCells(ReadOnce):
-    """ê = e_B + mean of the own deviations of n reference cells, read once a chip: Var(ê − e_B) = σ_W²/n.
+    """ê = e + mean of the own deviations of n reference cells, read once a chip.
 
+    per: "chip" spreads n cells over the whole chip; "array" puts n of them into each array.
     read_noise: standard deviation of the error of that reading, in units of e.  step: its resolution, 0 for exact.
-    Raises ValueError for n < 1 or a negative noise or step."""
+    Raises InputError for n < 1, a negative noise or step, or another `per`."""
 
     n: int
     read_noise: float = 0.0
     step: float = 0.0
+    per: str = "chip"  # type: ignore[misc]
 
     def __post_init__(self):
         integer("n (reference cells)", self.n, 1)
         real("read_noise", self.read_noise, 0)
         real("step", self.step, 0)
+        one_of("per", self.per, PER)
 
     @property
     def label(self) -> str:  # type: ignore[override]
         noise = f", noise {self.read_noise:g}" if self.read_noise else ""
-        return f"{self.n} cell{'s' * (self.n > 1)}{noise}" + (f", step {self.step:g}" if self.step else "")
+        where = " per array" * by_array(self)
+        return f"{self.n} cell{'s' * (self.n > 1)}{where}{noise}" + (f", step {self.step:g}" if self.step else "")
 
     def estimate(self, chip: Chip, variation: Variation) -> float:
-        e = variation.shared(chip) + float(variation.own(chip.z_reference(self.n)).mean(dtype=torch.float64))
+        e = variation.common(chip) + float(variation.own(chip.z_reference(self.n)).mean(dtype=torch.float64))
         if self.read_noise:
-            e += self.read_noise * chip.z_reading()
+            e += self.read_noise * float(chip.z_reading())
         return round(e / self.step) * self.step if self.step else e
 
+    def estimates(self, chip: Chip, variation: Variation, layer: str, grid: Grid) -> Tensor:
+        own = variation.own(chip.z_reference(self.n, layer, grid.counts)).mean(0, dtype=torch.float64)
+        e = variation.of_arrays(chip, layer, grid) + own
+        if self.read_noise:
+            e = e + self.read_noise * chip.z_reading(layer, grid.counts)
+        return (e / self.step).round() * self.step if self.step else e
+
     def variance(self, layer: Crossbar, x: Tensor, within: float) -> float:
-        """E(ê − e_B)² = σ_W²/n + read_noise² + step²/12; the last term is a mean over e_B, for small steps."""
+        """E(ê − e)² = σ_W²/n + read_noise² + step²/12; the last term is a mean over e, for small steps."""
         return within**2 / self.n + self.read_noise**2 + self.step**2 / 12
 
-    def cells(self, net: nn.Module) -> int:
-        return self.n
+    def mismatch(self, variation: Variation, arrays: int) -> float:
+        """Var(ê − e_B − e_A) for the arrays of a chip that has so many: per array the above, per chip σ_A²(1 − 1/A)
+        more."""
+        own = ReferenceCells.variance(self, None, None, variation.within)  # type: ignore[arg-type]  # of no layer
+        return own + (0.0 if by_array(self) else variation.array**2 * (1 - 1 / arrays))
 
-
-@dataclass(frozen=True)
-class ReferenceColumns:
-    """m dummy columns of equal cells a layer and group, driven by the layer's inputs at every inference.
-
-    Proportional: cells of any weight w₀; the mean output d over that of an ideal column tells  ê = d/(w₀·S) − 1
-    = e_B + Σ x·e_W / S.  ê is 0 (no correction) where K_eff < 1: a column at such an input (blank, or signed and
-    cancelling) tells less of e_B than a single cell.  Layer-fixed: cells of weight 0, whose mean output
-    max|q_w|·Σ x·e is the correction itself, without S.  Raises ValueError for m < 1."""
-
-    m: int
-
-    def __post_init__(self):
-        integer("m (reference columns)", self.m, 1)
-
-    @property
-    def label(self) -> str:
-        return f"{self.m} column{'s' * (self.m > 1)}"
-
-    def deviation(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
-        charge = self.charge(layer, name, chip, variation)
-        return lambda x: torch.where(self.reads(layer, x), charge(x) / layer.input_sum(x), 0.0)
-
-    def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
-        column = self.column(layer, name, chip, variation)
-        return lambda x: layer.op(x, column.to(x.dtype))
-
-    def column(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Tensor:
-        """Mean deviation of the m columns, one column a group."""
-        own = variation.own(chip.z_columns(name, (self.m, *column_shape(layer)))).mean(0).to(layer.weight)
-        return variation.shared(chip) + own
-
-    def variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
-        """Var(ê − e_B) = σ_W²/(m·K_eff): a column is worth K_eff cells."""
-        return within**2 / (self.m * effective_cells(layer, x))
-
-    def charge_variance(self, layer: Crossbar, x: Tensor, within: float) -> Tensor:
-        """Var(ê·S) = σ_W²·‖x‖²/m, at S = 0 too."""
-        return within**2 * layer.input_sum(x.square()) / self.m
-
-    @property
-    def readings(self) -> int:
-        return self.m
-
-    @staticmethod
-    def reads(layer: Crossbar, x: Tensor) -> Tensor:
-        """Where the columns' reading is used: K_eff ≥ 1, a hair below for single inputs, whose K_eff is just 1."""
-        return effective_cells(layer, x) > 1 - 1e-3
-
-    def cells(self, net: nn.Module) -> int:
-        return sum(self.m * math.prod(column_shape(layer)) for _, layer in crossbars(net))
+    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
+        if not by_array(self):
+            return self.n
+        return self.n * sum(grid.arrays for _, grid in grids_of(net, variation))

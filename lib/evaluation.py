@@ -158,7 +158,10 @@ def best_precision(net: nn.Module, x: Tensor) -> str:
     takes it, and a trial does not fail."""
     quantizers = {id(q) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight)}
     modules = [m for m in net.modules() if id(m) not in quantizers and any(True for _ in m.parameters(recurse=False))]
-    fits = pays(net) and all(isinstance(m, MIXED) for m in modules) and not refusal(net, x, torch.bfloat16)
+    exact = any(layer.read is not None for _, layer in crossbars(net))  # a converter may have finer levels
+    fits = (
+        not exact and pays(net) and all(isinstance(m, MIXED) for m in modules) and not refusal(net, x, torch.bfloat16)
+    )
     return "bfloat16" if fits else "float32"
 
 

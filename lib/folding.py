@@ -53,7 +53,7 @@ class Chain:
         modules = [m for m in (layer, self.norm, *self.passed, self.reader) if m is not None]
         if not _foldable(layer) or not all(map(_plain, modules)):
             return False
-        if layer.correct is not None and not hasattr(layer.correct, "fold"):
+        if layer.read is not None or (layer.correct is not None and getattr(layer.correct, "fold", None) is None):
             return False
         averaged = self.norm is None or not self.norm.training
         return averaged and (self.reader is None or _clamps(self.reader))
@@ -262,7 +262,7 @@ def _folded_forward(
     if isinstance(quantizer, LearnedStep):
         codes, step = (quantizer.rounded_ if divided else quantizer.codes), quantizer.scale
     cells, bias = layer.cells(), layer.bias
-    if fold := getattr(correct, "fold", None):
+    if (fold := getattr(correct, "fold", None)) and layer.read is None:
         cells, correct = fold(cells), None
     if chain.norm is not None:
         cells, bias = _normalized(cells, bias, chain.norm)
@@ -272,13 +272,14 @@ def _folded_forward(
     scaled = (cells * step).to(dtype or cells.dtype)
     scaled = scaled.contiguous(memory_format=format) if scaled.dim() == 4 else scaled
     shift = None if bias is None else bias.to(scaled.dtype)
-    if correct is None:
+    if correct is None and layer.read is None:
         return lambda input: layer.op(codes(input).to(scaled.dtype), scaled, shift)
     exact = layer.weight.dtype  # where a correction trusts its reading must not depend on rounding
 
     def forward(input: Tensor) -> Tensor:
         x = codes(input)
-        y = correct(layer.op(x.to(scaled.dtype), scaled).to(exact), x.to(exact) * step).to(scaled.dtype)
+        few = x.to(scaled.dtype)
+        y = layer.finished(lambda rows: layer.part(few, scaled, rows).to(exact), x.to(exact) * step).to(scaled.dtype)
         return y if shift is None else y + shift.view(layer.bias_shape)
 
     return forward

@@ -1,10 +1,12 @@
-"""Self-tuning: a chip estimates its own shared deviation e_B and corrects its activations.  estimator × correction.
+"""Self-tuning: a chip estimates what its cells share and corrects its activations.  estimator × correction.
 
     proportional   y ← ỹ / max(1 + ê, floor)        one gain per chip: folds into batch norm or the next activation step
-    layer-fixed    y ← ỹ − max|q_w|·ê·S             S = Σ q_a(x) over the receptive field: an offset for each input
+    layer-fixed    y ← ỹ − max|q_w|·ê·S             S = Σ q_a(x) over the receptive field: an offset for each input;
+                                                    none on a differential pair, where what cells share cancels
+    any other      y ← ỹ − ê·op(x, u)               u = w̃(e = 1) − w, of laws that are linear in e
 
-Before bias, batch norm and the next quantizer.  [ours]; the abstract says only that activations are adjusted layer by
-layer during inference.
+Before bias, batch norm and the next quantizer; with an estimate per array, the product of each row block by itself.
+[ours]; the abstract says only that activations are adjusted layer by layer during inference.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from .analog import Correct, Crossbar, Tuner, crossbars
+from .arrays import Grid, Rows
 from .checks import InputError, frozen_dataclass, has, real
 from .data import Images
-from .estimators import Estimator, ReadOnce
-from .variation import Chip, Variation
+from .estimators import Estimator, ReadOnce, by_array, grid_of, grids_of
+from .laws import MAPPINGS, MEASURED
+from .variation import NO_VARIATION, Chip, Variation
 
 
 def peak(layer: Crossbar) -> Tensor:
@@ -28,11 +32,12 @@ def peak(layer: Crossbar) -> Tensor:
     return layer.quantize_weight(layer.weight).detach().abs().amax()
 
 
-def over_outputs(layer: Crossbar, value: Tensor) -> Tensor:
-    """A value a group repeated over the group's outputs; one for all outputs, or for the whole chip, stays as it is."""
-    if value.dim() == 0 or value.shape[layer.channel] == 1:
+def over_outputs(layer: Crossbar, value: Tensor, grid: Grid | None = None) -> Tensor:
+    """A value a group, or a group and column block of `grid`, repeated over its outputs; one for all outputs, or for
+    the whole chip, stays as it is."""
+    if value.dim() == 0 or value.shape[layer.channel] in (1, layer.weight.shape[0]):
         return value
-    return value.repeat_interleave(layer.weight.shape[0] // value.shape[layer.channel], layer.channel)
+    return (grid or Grid(layer.weight.shape, getattr(layer, "groups", 1))).over_outputs(value, layer.channel)
 
 
 class Correction(Protocol):
@@ -47,14 +52,23 @@ class Correction(Protocol):
 
 
 @dataclass(frozen=True)
-class Linear:
-    """A correction that is linear in x and ỹ, with its equal on the cells: op(x, fold(w̃)) = correct(op(x, w̃), x)."""
+class Slot:
+    """What fills a layer's `correct` on one chip.
 
-    correct: Correct
-    fold: Callable[[Tensor], Tensor]
+    correct: (ỹ, x, rows) ↦ y, linear in ỹ.  fold: where it is linear in the cells too, its equal on them,
+    op(x, fold(w̃)) = correct(op(x, w̃), x).  by_rows: each row block needs its own, or can have it."""
 
-    def __call__(self, y: Tensor, x: Tensor) -> Tensor:
-        return self.correct(y, x)
+    correct: Callable[[Tensor, Tensor, Rows | None], Tensor]
+    fold: Callable[[Tensor], Tensor] | None = None
+    by_rows: bool = False
+
+    def __call__(self, y: Tensor, x: Tensor, rows: Rows | None = None) -> Tensor:
+        return self.correct(y, x, rows)
+
+
+def behind(layer: Crossbar) -> bool:
+    """Whether a converter stands behind the correction, so that it must act on each row block."""
+    return layer.read is not None and layer.read.last
 
 
 @dataclass(frozen=True)
@@ -68,33 +82,74 @@ class Gain:
         real("floor", self.floor, 1e-6, 1)
 
     def slot(self, estimator: Estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
+        apart, grid, floor = by_array(estimator), grid_of(layer, variation), self.floor
+        if isinstance(estimator, ReadOnce):  # constants, whatever x
+            gains = (1 + estimator.known(layer, name, chip, variation)).clamp_min(floor).to(layer.weight)
+            each = grid.spread(gains) if apart else gains
+            index = (-1,) + (1,) * (-1 - layer.channel)  # along the axis of the outputs
+
+            def divided(y: Tensor, x: Tensor, rows: Rows | None) -> Tensor:
+                one = gains[:, rows.index if rows else 0].reshape(index) if apart else gains
+                return y / over_outputs(layer, one, grid).to(x.dtype)
+
+            return Slot(divided, lambda w: w / each.to(w), apart or behind(layer))
         read = estimator.deviation(layer, name, chip, variation)
 
-        def gain(x: Tensor) -> Tensor:
-            return over_outputs(layer, (1 + read(x)).clamp_min(self.floor)).to(x.dtype)
+        def gain(x: Tensor, rows: Rows | None) -> Tensor:
+            e = read(x, rows) if rows else read(x)
+            return over_outputs(layer, (1 + e).clamp_min(floor), grid).to(x.dtype)
 
-        if isinstance(estimator, ReadOnce):  # one constant a chip, whatever x
-            return Linear(lambda y, x: y / gain(y), lambda w: w / gain(w))
-        return lambda y, x: y / gain(x)
+        return Slot(lambda y, x, rows: y / gain(x, rows), None, apart or behind(layer))
 
 
 @dataclass(frozen=True)
 class Offset:
-    """y ← ỹ − max|q_w|·ê·S, with S summed over each group's own inputs."""
+    """y ← ỹ − max|q_w|·ê·S, with S summed over each group's own inputs; y ← ỹ on a differential pair."""
 
     law = "layer-fixed"
 
     def slot(self, estimator: Estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
-        read, top = estimator.charge(layer, name, chip, variation), peak(layer)
+        if variation.mapping == "differential":
+            return Slot(lambda y, x, rows: y, lambda w: w, behind(layer))
+        read, top, grid = estimator.charge(layer, name, chip, variation), peak(layer), grid_of(layer, variation)
         column = top * estimator.column(layer, name, chip, variation).to(top)
-        outputs = layer.weight.shape[0] // getattr(layer, "groups", 1)
-        return Linear(
-            lambda y, x: y - over_outputs(layer, top * read(x)),
-            lambda w: w - (column.repeat_interleave(outputs, 0) if column.dim() else column),
+
+        def offset(x: Tensor, rows: Rows | None) -> Tensor:
+            return over_outputs(layer, top * (read(x, rows) if rows else read(x)), grid)
+
+        return Slot(
+            lambda y, x, rows: y - offset(x, rows),
+            lambda w: w - (grid.over_outputs(column, 0) if column.dim() else column),
+            behind(layer),  # charges of row blocks add up
         )
 
 
-CORRECTIONS = {correction.law: correction for correction in (Gain, Offset)}
+@dataclass(frozen=True)
+class Response:
+    """y ← ỹ − ê·op(x, u), u = w̃(e = 1) − w: how the cells answer to what they share, for a law that is linear in e.
+
+    Exact, at the price of a second digital product a layer; law: the one it is used for."""
+
+    law: str = "measured"
+
+    def slot(self, estimator: Estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
+        grid, w = grid_of(layer, variation), layer.quantize_weight(layer.weight).detach()
+        law, mapping = variation.uses[0], MAPPINGS[variation.mapping]
+        u = mapping(law, w, w.new_ones((2,) + (1,) * w.dim())) - w
+        if isinstance(estimator, ReadOnce):
+            e = estimator.known(layer, name, chip, variation)
+            told = (grid.spread(e) if e.dim() else e).to(w) * u
+            return Slot(lambda y, x, rows: y - layer.part(x, told.to(x), rows), lambda v: v - told, behind(layer))
+        read = estimator.deviation(layer, name, chip, variation)
+
+        def share(x: Tensor, rows: Rows | None) -> Tensor:
+            e = read(x, rows) if rows else read(x)
+            return over_outputs(layer, e, grid) * layer.part(x, u.to(x), rows)
+
+        return Slot(lambda y, x, rows: y - share(x, rows), None, by_array(estimator) or behind(layer))
+
+
+CORRECTIONS = {"proportional": Gain, "layer-fixed": Offset, MEASURED: Response}
 
 
 def correction_for(law: str) -> Correction:
@@ -125,8 +180,8 @@ class Tuning(Protocol):
     @property
     def chip_images(self) -> int: ...
 
-    def cells(self, net: nn.Module) -> int:
-        """Extra cells on the chip."""
+    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
+        """Extra cells on the chip; variation: which says how large an array is."""
 
     def bind(self, net: nn.Module, train: Images) -> Tuner:
         """What is done once for a network, with training images; the tuner of its chips."""
@@ -160,13 +215,14 @@ class SelfTuning:
     def __call__(self, net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
         correction = self.correction or correction_for(variation.law)
         refuse_other_law(correction, variation)
+        variation = variation.laid(grids_of(net, variation)) if variation.array else variation
         for name, layer in crossbars(net):
             if variation.varies(name):
                 layer.correct = correction.slot(self.estimator, layer, name, chip, variation)
         yield net
 
-    def cells(self, net: nn.Module) -> int:
-        return self.estimator.cells(net)
+    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
+        return self.estimator.cells(net, variation)
 
     def bind(self, net: nn.Module, train: Images) -> SelfTuning:
         """Itself: it needs no images."""

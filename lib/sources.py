@@ -17,10 +17,10 @@ from .checks import RunError
 FOLDER = Path(__file__).resolve().parent
 PACKAGE = __package__  # "lib" or "analog_pim", as it was imported
 TRAINING_SOURCES = tuple(
-    "checks torch_internals quantizers variation analog precision conversion networks folders data classify folding "
-    "batch_norm training post_training trials".split()
+    "checks torch_internals quantizers arrays laws variation analog precision conversion networks folders data "
+    "classify folding batch_norm training post_training trials".split()
 )
-MEASURING_SOURCES = (*TRAINING_SOURCES, "evaluation", "estimators", "selftuning", "controls")
+MEASURING_SOURCES = (*TRAINING_SOURCES, *"evaluation estimators columns selftuning controls converter".split())
 
 
 def _stamp(path: Path) -> tuple[int, int]:

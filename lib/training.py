@@ -122,8 +122,9 @@ def fit(
             f"no parameter of {type(net).__name__} takes a gradient; call requires_grad_(True) on what is to be trained"
         )
     few = images.take(slice(0, 2)).normalized().to(dtype)
-    precision = precision or training_precision(net, few)
-    if precision == "bfloat16" and (reason := refusal(net, few)):
+    if precision is None:
+        precision = training_precision(net, few)
+    elif precision == "bfloat16" and (reason := refusal(net, few)):
         raise InputError(f"{type(net).__name__} does not train in bfloat16 ({reason}); use precision='float32'")
     optimizer = _optimizer(net, recipe)
     first = _restore(net, optimizer, resume) if resume else 0

@@ -11,6 +11,7 @@ from torch import nn
 from .batch_norm import freeze_batch_norm
 from .checks import InputError, frozen_dataclass, has, integer, one_of
 from .conversion import converted
+from .converter import Converter
 from .data import Dataset, public_name
 from .identity import described
 from .networks import NETWORKS, build
@@ -107,8 +108,9 @@ class Measurement:
 
     images: a class-balanced subset of the split, None for all of it, after the first `skip`; images_per_chip: as in
     `evaluate`.
-    tuning: a `SelfTuning`, a control or any `Tuning`; None for none.  purpose: "test", or "validation" with chips and
-    images of their own, for every choice made before the test set is looked at."""
+    tuning: a `SelfTuning`, a control or any `Tuning`; None for none.  converter: behind every array, None for none.
+    purpose: "test", or "validation" with chips and images of their own, for every choice made before the test set is
+    looked at."""
 
     trial: Trial
     variation: Variation
@@ -118,6 +120,7 @@ class Measurement:
     tuning: Tuning | None = None
     purpose: str = "test"
     skip: int = 0
+    converter: Converter | None = None
 
     def __post_init__(self):
         integer("chips", self.chips, 1)
@@ -126,17 +129,23 @@ class Measurement:
         for name in ("images", "images_per_chip"):
             if getattr(self, name) is not None:
                 integer(name, getattr(self, name), 1)
+        if not isinstance(self.converter, Converter | None):
+            raise InputError(f"converter must be a Converter, such as Converter(bits=8), got {self.converter!r:.80}")
         if self.tuning is not None:
             frozen_dataclass("a tuning", self.tuning, "SelfTuning(ReferenceCells(256))")
             has("a tuning", self.tuning, ("label", "chip_images", "cells", "bind"), "SelfTuning around an estimator")
 
     def config(self) -> dict:
         seen = {name: getattr(self, name) for name in ("images", "skip", "images_per_chip", "purpose")}
-        return {"variation": described(self.variation), "tuning": described(self.tuning), **seen}
+        hardware = {"converter": described(self.converter)} if self.converter else {}
+        return {"variation": described(self.variation), "tuning": described(self.tuning), **seen, **hardware}
 
     @property
     def label(self) -> str:
-        return f"{self.trial.label} at {self.variation.label}" + (f", {self.tuning.label}" if self.tuning else "")
+        converter = f", converter of {self.converter.label}" if self.converter else ""
+        return f"{self.trial.label} at {self.variation.label}{converter}" + (
+            f", {self.tuning.label}" if self.tuning else ""
+        )
 
     def row(self) -> dict:
         """What identifies it in a table."""
@@ -159,6 +168,11 @@ class Measurement:
             "share": round(v.between_share, 9),
             "sigma_within": v.within,
             "sigma_between": v.between,
+            "sigma_array": v.array,
+            "rows": v.rows,
+            "columns": v.columns,
+            "mapping": v.mapping,
+            "converter": self.converter.label if self.converter else "none",
             "layers": "all" if v.layers is None else "+".join(v.layers),
             "tuning": self.tuning.label if self.tuning else "none",
             "subset": self.images or 0,
@@ -174,7 +188,7 @@ def fresh_network(trial: Trial, dataset: Dataset) -> nn.Module:
 
 def restored(trial: Trial, dataset: Dataset, state: State) -> nn.Module:
     """The network of a checkpoint, with analog layers (float crossbars for the float methods)."""
-    net = converted(fresh_network(trial, dataset), trial.bits, _calibration(dataset, 8), trial.quantizer_set)
+    net = converted(fresh_network(trial, dataset), trial.bits, calibration(dataset, 8), trial.quantizer_set)
     return load_network(net, state).eval()
 
 
@@ -200,7 +214,7 @@ def train(
         return {f"net/{name}": tensor for name, tensor in net.state_dict().items()}
     net = start  # analog already after a first phase
     if not trial.first or parent is None:
-        net = converted(start, trial.bits, _calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
+        net = converted(start, trial.bits, calibration(dataset, CALIBRATION_IMAGES).to(device), trial.quantizers)
     begun = 0
     if trial.first:
         freeze_batch_norm(net)
@@ -219,5 +233,6 @@ def train(
     )
 
 
-def _calibration(dataset: Dataset, n: int) -> torch.Tensor:
+def calibration(dataset: Dataset, n: int = CALIBRATION_IMAGES) -> torch.Tensor:
+    """Class-balanced, normalized training images, (n, C, H, W)."""
     return dataset.train.balanced(min(n, len(dataset.train))).normalized()

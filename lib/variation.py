@@ -1,27 +1,30 @@
-"""Variation: what fabrication does to the cells of a chip.  design: distribution × law × seeded chip.
+"""Variation: what fabrication does to the cells of a chip, in three levels.
 
-    e = σ_B·z_B + σ_W·z_W,i       z_B one unit normal a chip, z_W,i one a cell
-    σ² = σ_W² + σ_B²,  between share ρ = σ_B²/σ²
+    e = σ_B·z_B + σ_A·z_A(a) + σ_W·z_W,i    unit normals: z_B one per chip, z_A one per array, z_W one per cell
+    σ² = σ_B² + σ_A² + σ_W²
 
-Within part under the proportional law [code 2021]; between part and layer-fixed law [ours].
+Within part under the proportional law [code 2021]; what cells share, and every other law, [ours].
 A chip stores nothing but its seed: the same unit normals serve every σ, ρ, law and method, which pairs them all.
 z_B is spread over the chips of a purpose (`lots`), z_W independent.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .arrays import COLUMNS, ROWS, Grid
 from .checks import InputError, integer, one_of, real
+from .laws import CELLS, CELLS_OF_A_WEIGHT, MAPPINGS, CellDistribution, Law, law_of
 
 
 def key_digest(*key: int | str) -> bytes:
@@ -82,17 +85,22 @@ class Chip:
         """z_W of a layer, float32 on the CPU, one a cell."""
         return self._normals("z_W", layer, shape=shape)
 
-    def z_reference(self, n: int) -> Tensor:
-        """z of the chip's first n reference cells; more cells keep the first ones."""
-        return self._normals("z_ref", shape=(n,))
+    def z_arrays(self, layer: str, counts: tuple[int, ...]) -> Tensor:
+        """z_A of a layer's arrays, `Grid.counts`, float32 on the CPU."""
+        return self._normals("z_A", layer, shape=counts)
+
+    def z_reference(self, n: int, layer: str = "", counts: tuple[int, ...] = ()) -> Tensor:
+        """z of n reference cells of the chip, (n,), or of each array of a layer, (n, *counts); more cells keep the
+        first ones."""
+        return self._normals("z_ref", *filter(None, (layer,)), shape=(n, *counts))
 
     def z_columns(self, layer: str, shape: tuple[int, ...]) -> Tensor:
         """z of a layer's dummy columns, shape (m, cells of a column …); more columns keep the first ones."""
         return self._normals("z_col", layer, shape=shape)
 
-    def z_reading(self) -> float:
-        """The unit normal of the error of reading the reference cells."""
-        return float(self._normals("z_read", shape=(1,)))
+    def z_reading(self, layer: str = "", counts: tuple[int, ...] = (1,)) -> Tensor:
+        """Unit normals of the errors of reading the reference cells: the chip's, (1,), or a layer's arrays', counts."""
+        return self._normals("z_read", *filter(None, (layer,)), shape=counts)
 
     def _normals(self, *key: str, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(keyed_generator(key[0], self.seed, *key[1:]).standard_normal(shape, dtype=np.float32))
@@ -112,72 +120,15 @@ class PassingChip(Chip):
         return torch.empty(shape).normal_(generator=torch.Generator().manual_seed(seed))
 
 
-def proportional(w: Tensor, e: Tensor) -> Tensor:
-    """w̃ = w·(1 + e); gradient to w: (1 + e)·g.  Shapes: w, e broadcast.  Within part [code 2021]."""
-    return w * (1 + e)
-
-
-def layer_fixed(w: Tensor, e: Tensor) -> Tensor:
-    """w̃ = w + e·max|w| of the layer; gradient to w: g, plus Σ e·g to the cells that hold the maximum, in equal parts
-    and with their sign, so that training can learn a smaller full scale.  [ours]"""
-    return w + e * w.abs().amax()
-
-
-Law = Callable[[Tensor, Tensor], Tensor]  # (w, e) ↦ w̃
-LAWS: dict[str, Law] = {"proportional": proportional, "layer-fixed": layer_fixed}
-
-
-def normal(z: Tensor, sigma: float) -> Tensor:
-    """e_W = σ·z."""
-    return z * sigma
-
-
-def lognormal(z: Tensor, sigma: float) -> Tensor:
-    """e_W = exp(s·z − s²/2) − 1 with s² = ln(1 + σ²): mean 0, standard deviation σ, never below −1.  [ours]"""
-    s = math.sqrt(math.log1p(sigma**2))
-    return (z * s).sub_(s**2 / 2).expm1_()
-
-
-# How a cell's unit normal becomes its deviation with mean 0 and standard deviation σ; independent of the law.
-CellDistribution = Callable[[Tensor, float], Tensor]  # (z, σ) ↦ e_W
-CELLS: dict[str, CellDistribution] = {"normal": normal, "lognormal": lognormal}
-BUILT_IN = (*LAWS, *CELLS)
-
-
-def register_law(name: str, law: Law) -> None:
-    """Make law(w, e) ↦ w̃, differentiable in w, known as `name` to `Variation(law=name)`; its code enters every key.
-
-    A tuner needs a correction for it: `SelfTuning(estimator, correction)`.  Raises InputError for a built-in name."""
-    _register(LAWS, "law", name, law)
-
-
-def register_cells(name: str, distribution: CellDistribution) -> None:
-    """Make distribution(z, σ) ↦ e_W, of mean 0 and standard deviation σ for unit normals z, known as `name` to
-    `Variation(cells=name)`; its code enters every key.  Raises InputError for a built-in name."""
-    _register(CELLS, "distribution of cells", name, distribution)
-
-
-def _register(registry: dict, what: str, name: str, function: Callable) -> None:
-    try:
-        inspect.signature(function).bind(None, None)
-        sound = isinstance(name, str) and name not in BUILT_IN
-    except (TypeError, ValueError):
-        sound = False
-    if not sound:
-        raise InputError(
-            f"a {what} needs a name other than {', '.join(BUILT_IN)} and a function of two arguments, "
-            f"got {name!r}, {function!r:.60}"
-        )
-    registry[name] = function
-
-
 @dataclass(frozen=True)
 class Variation:
-    """Standard deviations of the two components (no unit: relative to the weight, or to the layer's maximum).
+    """Standard deviations of the three components (no unit: relative to the weight, or to the layer's maximum).
 
-    law, cells: built in, or registered by `register_law` and `register_cells`.
-    layers: names of the layers that vary, None for all of them.  large: allow a σ above 1.
-    Raises InputError for a σ below 0 or above 1, an unknown law or an unknown distribution of cells."""
+    law, cells: built in, or registered by `register_law` and `register_cells`.  curve: coefficients of σ(g) of the law
+    "measured", whose σ here are multiples of it.  array, rows, columns: σ_A, and the largest array.  mapping: the cells
+    of a weight.  layers: names of the layers that vary, None for all of them.  large: allow a σ above 1.
+    Raises InputError for a σ below 0 or above 1, an array without rows or columns, an unknown law, distribution of
+    cells or mapping, and a curve that is missing, not asked for or negative."""
 
     within: float = 0.0
     between: float = 0.0
@@ -185,25 +136,48 @@ class Variation:
     cells: str = "normal"
     layers: tuple[str, ...] | None = None
     large: bool = False
+    array: float = 0.0
+    rows: int = ROWS
+    columns: int = COLUMNS
+    mapping: str = "single-ended"
+    curve: tuple[float, ...] | None = None
     # what its names stand for, as they were registered then
     uses: tuple[Law, CellDistribution] = field(init=False, repr=False)
 
+    grids = ()  # name → Grid of every layer of a network, where `laid` has said so
+
     def __post_init__(self):
-        object.__setattr__(self, "within", _sigma("σ_within", self.within, self.large))
-        object.__setattr__(self, "between", _sigma("σ_between", self.between, self.large))
+        for name in ("within", "between", "array"):
+            object.__setattr__(self, name, _sigma(f"σ_{name}", getattr(self, name), self.large))
+        for name in ("rows", "columns"):
+            integer(f"{name} of an array", getattr(self, name), 1)
         if self.layers is not None:
             object.__setattr__(self, "layers", (self.layers,) if isinstance(self.layers, str) else tuple(self.layers))
-        one_of("law", self.law, LAWS, "register_law adds one")
+        if self.curve is not None:
+            object.__setattr__(self, "curve", tuple(self.curve) if np.iterable(self.curve) else self.curve)
+        law = law_of(self.law, self.curve)
         one_of("distribution of cells", self.cells, CELLS, "register_cells adds one")
-        object.__setattr__(self, "uses", (LAWS[self.law], CELLS[self.cells]))
+        one_of("mapping", self.mapping, MAPPINGS)
+        object.__setattr__(self, "uses", (law, CELLS[self.cells]))
 
     @classmethod
     def split(
-        cls, total: float, between_share: float, law: str = "proportional", cells: str = "normal", large: bool = False
+        cls,
+        total: float,
+        between_share: float,
+        law: str = "proportional",
+        cells: str = "normal",
+        large: bool = False,
+        *,
+        array_share: float = 0.0,
+        **hardware,
     ) -> Variation:
-        """σ_W = σ·√(1 − ρ), σ_B = σ·√ρ for the total σ and the between share ρ of its variance."""
+        """σ_W = σ·√(1 − ρ), σ_B = σ·√(ρ(1 − α)), σ_A = σ·√(ρα): ρ is the share of the variance that cells have in
+        common, α the part of it that each array has for itself.  hardware: rows, columns, mapping, curve, layers."""
         total, share = _sigma("σ", total, large), real("between_share", between_share, 0, 1)
-        return cls(total * math.sqrt(1 - share), total * math.sqrt(share), law, cells, large=large)
+        alone = real("array_share", array_share, 0, 1)
+        within, between, array = (total * math.sqrt(part) for part in (1 - share, share * (1 - alone), share * alone))
+        return cls(within, between, law, cells, large=large, array=array, **hardware)
 
     def __reduce__(self):
         """What a user has registered travels along, to workers that know nothing of it."""
@@ -211,7 +185,7 @@ class Variation:
 
     @property
     def total(self) -> float:
-        return math.hypot(self.within, self.between)
+        return math.hypot(self.within, self.between, self.array)
 
     @property
     def between_share(self) -> float:
@@ -219,36 +193,80 @@ class Variation:
         return (self.between / self.total) ** 2 if self.total else 0.0
 
     @property
+    def array_share(self) -> float:
+        """α = σ_A²/(σ_A² + σ_B²); 0 where cells share nothing."""
+        return self.array**2 / (self.array**2 + self.between**2) if self.array else 0.0
+
+    @property
     def label(self) -> str:
         """Its name in lists."""
         law = f"{self.law} " if self.law != "proportional" else ""
-        return f"{law}σ {self.total:.3g}" + (f" ρ {self.between_share:.3g}" if self.between else "")
+        share = f" ρ {self.between_share:.3g}" if self.between else ""
+        array = f" α {self.array_share:.3g}" if self.array else ""
+        mapping = f", {self.mapping}" if self.mapping != "single-ended" else ""
+        return f"{law}σ {self.total:.3g}{share}{array}{mapping}"
+
+    def grid(self, shape: Iterable[int], groups: int = 1) -> Grid:
+        """The arrays of a layer with weights of that shape."""
+        return Grid(tuple(shape), groups, self.rows, self.columns)
+
+    def laid(self, grids: Iterable[tuple[str, Grid]]) -> Variation:
+        """The same variation, which knows the arrays of one network: those that vary."""
+        twin = copy.copy(self)
+        object.__setattr__(twin, "grids", tuple((name, grid) for name, grid in grids if self.varies(name)))
+        return twin
 
     def shared(self, chip: Chip) -> float:
         """e_B = σ_B·z_B, the part that all cells of a chip have in common."""
         return self.between * chip.z_between() if self.between else 0.0
 
+    def common(self, chip: Chip) -> float:
+        """e_B + ē_A: what cells spread over the whole chip have in common, ē_A the mean over its arrays (`laid`)."""
+        if not self.array:
+            return self.shared(chip)
+        return self.shared(chip) + self.array * _mean_of_arrays(chip, self.grids)
+
+    def of_arrays(self, chip: Chip, layer: str, grid: Grid) -> Tensor:
+        """e_B + e_A of a layer's arrays, `Grid.counts`, float64."""
+        shared = torch.full(grid.counts, self.shared(chip), dtype=torch.float64)
+        return shared + self.array * chip.z_arrays(layer, grid.counts) if self.array else shared
+
     def own(self, z: Tensor) -> Tensor:
         """e_W of cells with the unit normals z."""
         return self.uses[1](z, self.within) if self.within else torch.zeros_like(z)
 
-    def deviation(self, chip: Chip, layer: str, like: Tensor) -> Tensor:
-        """e = e_B + e_W of one layer on one chip, with the shape, device and type of `like`."""
+    def deviation(self, chip: Chip, layer: str, like: Tensor, groups: int = 1, cell: int = 0) -> Tensor:
+        """e = e_B + e_A + e_W of one layer on one chip, with the shape, device and type of `like`.
+
+        groups: of the layer, which lie on arrays of their own.  cell: 1 for the second of two cells a weight."""
+        shared: Tensor | float = self.shared(chip)
+        if self.array:
+            grid = self.grid(like.shape, groups)
+            shared = grid.spread(self.of_arrays(chip, layer, grid).to(torch.float32 if self.within else like.dtype))
         if not self.within:
-            return torch.full_like(like, self.shared(chip))
-        e = self.own(chip.z_within(layer, tuple(like.shape)))
-        return (e.add_(self.shared(chip)) if self.between else e).to(like)
+            return torch.zeros_like(like).add_(shared.to(like) if isinstance(shared, Tensor) else shared)
+        e = self.own(chip.z_within(f"{layer}/second" if cell else layer, tuple(like.shape)))
+        return (e.add_(shared) if self.between or self.array else e).to(like)
 
     def varies(self, layer: str) -> bool:
         """Whether the cells of a layer deviate at all."""
         return self.total > 0 and (self.layers is None or layer in self.layers)
 
-    def deviate(self, chip: Chip, layer: str, like: Tensor) -> Callable[[Tensor], Tensor] | None:
+    def deviate(self, chip: Chip, layer: str, like: Tensor, groups: int = 1) -> Callable[[Tensor], Tensor] | None:
         """What the layer's first slot holds on this chip: q_w(w) ↦ w̃; None where nothing varies."""
         if not self.varies(layer):
             return None
-        law, e = self.uses[0], self.deviation(chip, layer, like)
-        return lambda w: law(w, e)
+        cells, mapping, law = range(CELLS_OF_A_WEIGHT[self.mapping]), MAPPINGS[self.mapping], self.uses[0]
+        own = [self.deviation(chip, layer, like, groups, cell) for cell in cells]
+        e = torch.stack(own) if len(own) > 1 else own[0][None]
+        return lambda w: mapping(law, w, e)
+
+
+@lru_cache(1)  # every layer of a chip asks for it
+def _mean_of_arrays(chip: Chip, grids: tuple[tuple[str, Grid], ...]) -> float:
+    """Mean of z_A over all arrays of a chip."""
+    parts = [chip.z_arrays(name, grid.counts).double().flatten() for name, grid in grids]
+    return float(torch.cat(parts).mean()) if parts else 0.0
 
 
 def require_variation(variation) -> None:

@@ -8,12 +8,13 @@ from conftest import LAYERS, layer_and_input
 from scipy import stats
 from torch import nn
 
-from lib import to_analog
+from lib import Variation, to_analog
 from lib.accounting import cost, knee, predicted_error, simulated_errors
+from lib.columns import ReferenceColumns, effective_cells
 from lib.controls import traffic
-from lib.estimators import Oracle, ReferenceCells, ReferenceColumns, effective_cells
+from lib.estimators import Oracle, ReferenceCells
+from lib.laws import LAWS
 from lib.selftuning import SelfTuning
-from lib.variation import LAWS
 
 
 def positive_layer_and_input(kind):
@@ -113,15 +114,15 @@ def test_what_it_costs():
     net = nn.Sequential(nn.Conv2d(2, 6, 3, groups=2, bias=False), nn.Flatten(), nn.Linear(6 * 16, 5))
     net = to_analog(net, "A4W4", torch.randn(4, 2, 6, 6))
     batch, whole = torch.randn(3, 2, 6, 6), 6 * 9 + 6 * 16 * 5
-    cells = cost(SelfTuning(ReferenceCells(27)), net, batch, "proportional")
+    cells = cost(SelfTuning(ReferenceCells(27)), net, batch, Variation(law="proportional"))
     assert (cells.cells, cells.operations, cells.chip_images) == (27, 0, 0) and cells.cell_share == 27 / whole
-    columns = cost(SelfTuning(ReferenceColumns(2)), net, batch, "layer-fixed")
+    columns = cost(SelfTuning(ReferenceColumns(2)), net, batch, Variation(law="layer-fixed"))
     assert columns.cells == 2 * (2 * 9 + 96)
     # m readings a position and group, one subtraction an output
     assert columns.operations == 2 * (2 * 16) + 6 * 16 + 2 * 1 + 5
-    gains = cost(SelfTuning(ReferenceColumns(2)), net, batch, "proportional")
+    gains = cost(SelfTuning(ReferenceColumns(2)), net, batch, Variation(law="proportional"))
     conv, linear = 2 * (2 * 36 + 2 * 16 * 9) + 2 * 36 - 2 * 36 + 2 * 16 * 6 + 6 * 16, 2 * (96 + 1) + 1 * 6 + 5
     assert gains.operations == conv + 72 + linear + 96  # S and ‖x‖², the squares, the decision and the divisions
-    offset = cost(SelfTuning(ReferenceCells(27)), net, batch, "layer-fixed")
+    offset = cost(SelfTuning(ReferenceCells(27)), net, batch, Variation(law="layer-fixed"))
     assert offset.operations == (2 * 36 + 2 * 16 * 9 + 2 * 16) + 6 * 16 + (96 + 1 + 1) + 5
     assert offset.operation_share == pytest.approx(offset.operations / (6 * 16 * 9 + 96 * 5))

@@ -10,6 +10,7 @@ from torch import nn
 import lib
 from lib import (
     Chip,
+    Converter,
     Images,
     NoisyBatchNorm,
     Oracle,
@@ -24,15 +25,17 @@ from lib import (
     accounting,
     accuracy,
     analog,
+    columns,
     controls,
     conversion,
+    converting,
     data,
-    estimators,
     evaluate,
     evaluate_mean,
     fit,
     fit_cells,
     fitting,
+    laws,
     load_analog,
     post_training_quantize,
     programmed,
@@ -42,7 +45,6 @@ from lib import (
     save_analog,
     statistics,
     to_analog,
-    variation,
 )
 from lib.analog import evaluating
 from lib.cells import Cells
@@ -88,12 +90,20 @@ def snapshot(thing):
     return copy.deepcopy(thing)
 
 
+def enter(context):
+    with context:
+        pass
+
+
+SLOTS = ("deviate", "read", "correct", "rows")
+
+
 def about(m):
     """Of one module: type, mode, hooks, which parameters take gradients, attributes."""
     hooks = len(m._forward_hooks), len(m._forward_pre_hooks)
     gradients = [p.requires_grad for p in m.parameters(recurse=False)]
-    names = sorted(k for k in vars(m) if not k.startswith("_") and k not in ("deviate", "correct"))
-    values = [getattr(m, k, None) for k in ("momentum", "deviate", "correct")]
+    names = sorted(k for k in vars(m) if not k.startswith("_") and k not in SLOTS)
+    values = [getattr(m, k, None) for k in ("momentum", *SLOTS)]
     return type(m), m.training, hooks, gradients, names, values
 
 
@@ -136,9 +146,9 @@ ONE_EPOCH, TWO_EPOCHS = (Recipe(epochs=n, batch_size=16, bn_draws=2) for n in (1
 HALF = fit(network(), IMAGES, Recipe(epochs=2, batch_size=16), MIXED, until=1)
 CALLS = {
     # variation
-    **{f"own, {k}": (lambda z, k=k: Variation(0.3, cells=k).own(z), Z) for k in variation.CELLS},
-    **{f"cells {k}": (lambda z, k=k: variation.CELLS[k](z, 0.3), Z) for k in variation.CELLS},
-    **{f"law {k}": (lambda w, e, k=k: variation.LAWS[k](w, e), W, 0.1 * W) for k in variation.LAWS},
+    **{f"own, {k}": (lambda z, k=k: Variation(0.3, cells=k).own(z), Z) for k in laws.CELLS},
+    **{f"cells {k}": (lambda z, k=k: laws.CELLS[k](z, 0.3), Z) for k in laws.CELLS},
+    **{f"law {k}": (lambda w, e, k=k: laws.LAWS[k](w, e), W, 0.1 * W) for k in laws.LAWS},
     "deviation": (lambda w: MIXED.deviation(Chip(0), "a", w), W),
     "deviate": (lambda w: FIXED.deviate(Chip(0), "a", w)(w), W),
     # quantizers
@@ -186,7 +196,11 @@ CALLS = {
         for q in ("line-search", "legacy", "learned")
     },
     # what tuning costs
-    "cost": (lambda net, x: accounting.cost(SelfTuning(ReferenceColumns(2)), net, x, "layer-fixed"), network(), X),
+    "cost": (
+        lambda net, x: accounting.cost(SelfTuning(ReferenceColumns(2)), net, x, Variation(law="layer-fixed")),
+        network(),
+        X,
+    ),
     "predicted_error": (
         lambda net, x: accounting.predicted_error(net[0], x, ReferenceCells(4), 0.2, "layer-fixed"),
         network(),
@@ -198,13 +212,14 @@ CALLS = {
         X,
     ),
     "traffic": (controls.traffic, network(), X),
-    "effective_cells": (lambda net, x: estimators.effective_cells(net[0], x), network(), X),
+    "converting": (lambda net, x: enter(converting(net, Converter(8), x)), network(), X),
+    "effective_cells": (lambda net, x: columns.effective_cells(net[0], x), network(), X),
     # images, cells, statistics
     "normalized": (lambda i: i.normalized(), IMAGES),
     "balanced": (lambda i: i.balanced(7), IMAGES),
     "batches": (lambda i: list(i.batches(16, ("k",), data.Augment(1, True, 10))), IMAGES),
     "augmented": (lambda x: data.augmented(x, data.Augment(1, True, 10), np.random.default_rng(0)), IMAGES.pixels),
-    **{f"fit_cells, {law}": (lambda c, law=law: fit_cells(c, law), CELLS) for law in (None, *variation.LAWS)},
+    **{f"fit_cells, {law}": (lambda c, law=law: fit_cells(c, law), CELLS) for law in (None, *laws.LAWS)},
     "residual_table": (lambda c: fitting.residual_table(c, fit_cells(c)), CELLS),
     **{
         f.__name__: (lambda a, f=f: f(a), np.array([3.0, 1.0, 2.0, 5.0]))
@@ -231,5 +246,5 @@ def test_this_list_is_complete():
     """Functions that are exported and take something that could be changed."""
     takers = {n for n in lib.__all__ if callable(getattr(lib, n)) and not isinstance(getattr(lib, n), type)}
     aside = {"build", "load", "read_cells", "register_cells", "register_law"}  # take names and paths
-    aside |= {"freeze_batch_norm"}  # changes its network, as it says
+    aside |= {"freeze_batch_norm", "attach"}  # they change their network, as they say
     assert {n for n in takers - aside if not any(case.startswith(n) for case in CALLS)} == set()

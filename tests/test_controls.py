@@ -7,8 +7,9 @@ from torch import nn
 from lib import Chip, Images, Recipe, Variation, build, evaluate, fit, programmed, to_analog
 from lib.accounting import cost
 from lib.analog import crossbars, evaluating
+from lib.columns import ReferenceColumns
 from lib.controls import NoisyBatchNorm, OutputGain, PerChipBatchNorm, StaticFold, traffic
-from lib.estimators import Oracle, ReferenceCells, ReferenceColumns
+from lib.estimators import Oracle, ReferenceCells
 from lib.identity import described
 from lib.selftuning import SelfTuning, peak
 from lib.variation import PassingChip
@@ -193,7 +194,9 @@ def test_refusals(make, line):
 
 def test_costs_are_reported(trained, images):
     x = images.normalized()[:2]
-    found = {c.label: cost(c, trained, x, "layer-fixed") for c in (*ALL, StaticFold(ReferenceCells(9), 32))}
+    found = {
+        c.label: cost(c, trained, x, Variation(law="layer-fixed")) for c in (*ALL, StaticFold(ReferenceCells(9), 32))
+    }
     assert all(c.operations == 0 for c in found.values())
     assert [c.chip_images for c in found.values()] == [0, 8, 64, 32, 0, 0]
     assert found["static fold, 9 cells"].cells == 9

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from lib import Recipe, Variation, data, evaluate, variation
+from lib import Recipe, Variation, data, evaluate, laws
 from lib.companion import within_and_between_chips
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
@@ -244,10 +244,10 @@ def test_an_edited_estimator_is_measured_anew(tmp_path):
 
 
 def test_a_registered_law_redefined_trains_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(variation, "LAWS", dict(variation.LAWS))
+    monkeypatch.setattr(laws, "LAWS", dict(laws.LAWS))
     keys, settings = [], run_in(tmp_path)
     for factor in (1, 2, 1):
-        variation.register_law("mine", eval(f"lambda w, e: w + {factor} * e", {"__name__": "users"}))
+        laws.register_law("mine", eval(f"lambda w, e: w + {factor} * e", {"__name__": "users"}))
         trial = replace(QAVAT, variation=Variation(0.2, law="mine"))
         keys.append(engine.trial_key(trial, settings))
         assert len(collect(settings, Measurement(trial, Variation(0.2, law="mine"), 2))) == 2

@@ -10,8 +10,8 @@ from conftest import LEVELS, TARGETS, quiet, simulated
 from lib import Variation
 from lib.cells import Cells
 from lib.fitting import fit_cells, residual_table
+from lib.laws import LAWS
 from lib.statistics import variance_components
-from lib.variation import LAWS
 
 expected_warning = pytest.mark.filterwarnings("ignore:common factor")
 

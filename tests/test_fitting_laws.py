@@ -9,7 +9,7 @@ from conftest import LEVELS, quiet, simulated
 from lib import Variation
 from lib.cells import Cells
 from lib.fitting import fit_cells, residual_table
-from lib.variation import LAWS
+from lib.laws import LAWS
 
 
 def of_spread(sigma, levels, seed, shared=0.0, chips=20, cells=64) -> Cells:

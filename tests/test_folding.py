@@ -19,7 +19,7 @@ from lib import (
 from lib.analog import crossbars, evaluating
 from lib.companion.your_own_network import Branched
 from lib.folding import Chain, folded, plan
-from lib.variation import LAWS
+from lib.laws import LAWS
 
 TUNINGS = (None, SelfTuning(Oracle()), SelfTuning(ReferenceCells(8)), SelfTuning(ReferenceColumns(2)))
 

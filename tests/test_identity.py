@@ -24,10 +24,10 @@ from lib.content import code_of
 from lib.controls import Control
 from lib.estimators import Oracle, ReadOnce, ReferenceCells
 from lib.identity import described
+from lib.laws import CELLS, LAWS
 from lib.selftuning import Gain, SelfTuning
 from lib.training import Recipe
 from lib.trials import Measurement, Trial
-from lib.variation import CELLS, LAWS
 
 
 def defined(source: str, name: str = "Mine", **names):

@@ -17,9 +17,9 @@ from lib.companion import paper_versus_ours
 # The science, in reading order: a module imports only from modules that stand before it.  `statistics` is pure maths,
 # so it stands early: that lets `evaluate(…).summary()` exist.
 SCIENCE = (
-    "checks sources content identity torch_internals quantizers variation statistics lots cells cell_model fitting "
-    "analog precision conversion folding files networks folders data classify batch_norm training post_training "
-    "evaluation adaptive estimators selftuning controls accounting trials"
+    "checks sources content identity torch_internals quantizers arrays laws variation statistics lots cells cell_model "
+    "fitting analog placement converter precision conversion folding files networks folders data classify batch_norm "
+    "training post_training evaluation adaptive estimators columns selftuning controls accounting trials"
 ).split()
 # room → rooms that its modules may import from; "" is the science
 ROOMS = {"": {""}, "experiments": {"", "experiments"}, "companion": {"", "experiments", "companion"}}

@@ -8,9 +8,9 @@ from torch import nn
 from lib import Oracle, ReadOnce, ReferenceColumns, SelfTuning, Variation, evaluate, to_analog
 from lib.companion import cases
 from lib.companion.profiles import profile
+from lib.laws import LAWS
 from lib.selftuning import Gain
 from lib.trials import Measurement
-from lib.variation import LAWS
 
 MIXED = Variation(0.1, 0.1)
 

@@ -12,12 +12,13 @@ from torch import nn
 from lib import Chip, Variation, evaluate, programmed, to_analog
 from lib.accounting import column_positions, predicted_error
 from lib.analog import channels_last, evaluating
+from lib.columns import ReferenceColumns, effective_cells
 from lib.controls import traffic
-from lib.estimators import Oracle, ReadOnce, ReferenceCells, ReferenceColumns, effective_cells
+from lib.estimators import Oracle, ReadOnce, ReferenceCells
 from lib.folding import folded
 from lib.identity import described
+from lib.laws import LAWS
 from lib.selftuning import Gain, Offset, SelfTuning
-from lib.variation import LAWS
 
 SHARED = {law: Variation(between=0.3, law=law) for law in LAWS}
 

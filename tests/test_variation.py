@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
+from lib.laws import CELLS, layer_fixed, proportional
 from lib.statistics import variance_components
-from lib.variation import CELLS, PURPOSES, Chip, PassingChip, Variation, layer_fixed, proportional
+from lib.variation import PURPOSES, Chip, PassingChip, Variation
 
 
 def cells(variation, n_chips, n_cells):

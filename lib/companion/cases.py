@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..checks import InputError
+from ..columns import ReferenceColumns
 from ..controls import OutputGain, PerChipBatchNorm, StaticFold
-from ..estimators import ReadOnce, ReferenceCells, ReferenceColumns
+from ..estimators import ReadOnce, ReferenceCells
 from ..evaluation import Counts
 from ..networks import NAMES
 from ..selftuning import SelfTuning

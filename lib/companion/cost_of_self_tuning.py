@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from ..accounting import column_positions, cost, knee, predicted_error, simulated_errors
 from ..analog import crossbars
+from ..columns import ReferenceColumns
 from ..controls import traffic
 from ..data import Dataset
-from ..estimators import Oracle, ReferenceCells, ReferenceColumns
+from ..estimators import Oracle, ReferenceCells
 from ..selftuning import SelfTuning
 from ..statistics import Claim
-from ..variation import Chip
+from ..variation import Chip, Variation
 from .cases import COLUMNS, Case, benches, controls
 from .claims import (
     alike,
@@ -66,7 +67,7 @@ def size_table(
     def statistics(rows: pd.DataFrame) -> dict:
         network, law, kind, size = rows[[*BY, "kind", "size"]].iloc[0]
         estimator = ReferenceCells(int(size)) if kind == "cells" else ReferenceColumns(int(size))
-        price = cost(SelfTuning(estimator), nets[network, law], batches[network], law)
+        price = cost(SelfTuning(estimator), nets[network, law], batches[network], Variation(law=law))
         tuned = alike(table, rows, *BY, of="tuned")
         untuned, oracle = (per_chip(tuned, tuning=label) for label in ("none", "oracle"))
         values = per_chip(rows)
@@ -127,7 +128,7 @@ def price_table(profile: Profile, nets: Mapping[tuple[str, str], nn.Module], bat
     for bench in benches(profile):
         at = bench.setting.network, bench.law
         for tuning in (bench.tuning, COLUMNS, *controls(bench)):
-            price = vars(cost(tuning, nets[at], batch, bench.law))
+            price = vars(cost(tuning, nets[at], batch, Variation(law=bench.law)))
             rows.append({"network": at[0], "law": at[1], "tuning": tuning.label, **price})
     return pd.DataFrame(rows)
 

@@ -8,10 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..laws import CELLS
 from ..lots import lot_mean
 from ..networks import NAMES
 from ..statistics import Claim, variance_components
-from ..variation import CELLS, Chip, Variation, golden
+from ..variation import Chip, Variation, golden
 from . import cases
 from .cases import Case
 from .claims import average, exactly, paired, summary, where

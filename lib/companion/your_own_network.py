@@ -11,10 +11,10 @@ import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..analog import report
 from ..cells import COLUMNS, Cells
 from ..data import Dataset
 from ..fitting import Fit
+from ..placement import report
 from ..statistics import Claim
 from ..variation import Variation, keyed_generator
 from .claims import average, difference, exactly, per_chip, summary, tail

@@ -44,7 +44,7 @@ def measurement_key(m: Measurement, settings: Settings) -> str | None:
     trial = trial_key(m.trial, settings)
     if (content := settings.store.checkpoint_digest(trial)) is None:
         return None
-    config = {"trial": trial, "checkpoint": content, "measurement": m.config(), "dtype": precision(m.trial, settings)}
+    config = {"trial": trial, "checkpoint": content, "measurement": m.config(), "dtype": counted_in(m, settings)}
     return key_of(config, MEASURING_SOURCES)
 
 
@@ -56,6 +56,11 @@ def precision(trial: Trial, settings: Settings, best: Callable[..., str] = best_
     of = timing.shape(trial.dataset)
     shape = of.channels, of.classes, of.size
     return _best(best, trial.network, trial.width, *shape, trial.bits, trial.quantizers, settings.device)
+
+
+def counted_in(m: Measurement, settings: Settings) -> str:
+    """The precision of a measurement; a converter may have finer levels than bfloat16."""
+    return "float32" if m.converter else precision(m.trial, settings)
 
 
 @lru_cache
@@ -262,7 +267,7 @@ class _Run:
         chips = [chip for chip in chips if chip not in known]
         size = max(1, round(SHARD_SECONDS / cost))
         checkpoint = self.shared(state, trial_key(m.trial, self.settings))
-        how = precision(m.trial, self.settings), self.settings.device
+        how = counted_in(m, self.settings), self.settings.device
 
         def store(counts: Counts) -> None:
             self.bar.set_description(m.label, refresh=False)

@@ -63,7 +63,7 @@ def digest_of(net: nn.Module) -> str:
     """Of code and state of a network, whether its slots are empty because nobody or somebody has emptied them."""
     twin = copied(net)
     for _, layer in crossbars(twin):
-        for slot in ("deviate", "correct"):
+        for slot in ("deviate", "read", "correct", "rows"):
             if vars(layer).get(slot, twin) is None:
                 delattr(layer, slot)
     return code_of(twin)

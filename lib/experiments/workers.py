@@ -16,13 +16,14 @@ from torch import nn
 
 from ..analog import Tuner
 from ..checks import InputError, RunError
+from ..converter import converting
 from ..data import Dataset, Images, load
 from ..evaluation import Counts, evaluate
 from ..identity import described
 from ..selftuning import Tuning
 from ..sources import PACKAGE, SOURCES, source_digest
 from ..training import State
-from ..trials import Measurement, Trial, restored, train
+from ..trials import Measurement, Trial, calibration, restored, train
 from .store import key_of
 
 THREADS = 1  # of a task on the CPU; two such tasks side by side do more than one of two threads
@@ -140,4 +141,6 @@ def measured(
         net = network(m.trial, source, checkpoint).to(device)
         tuning = tuner(m.tuning, m.trial, source, checkpoint, device) if m.tuning else None
         slices = {"images_per_chip": m.images_per_chip, "purpose": m.purpose, "precision": precision}
-        return evaluate(net, images, m.variation, chips, tuning=tuning, **slices)
+        ranges = calibration(source.load()).to(device) if m.converter else None
+        with converting(net, m.converter, ranges, m.variation.rows):
+            return evaluate(net, images, m.variation, chips, tuning=tuning, **slices)

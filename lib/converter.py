@@ -1,0 +1,123 @@
+"""The converter between array and correction: few levels over a range that is fixed once.
+
+    y ← Δ·round( clamp( y/Δ, −m, m ) )     m = 2^(b−1) − 1 levels a side, range Δ·m = headroom × a quantile of |y|
+
+Every row block of a layer has its own; the range is one per layer, from the ideal network.  What it clips, no
+correction behind it brings back.  Gradient: straight through where it does not clip.  [ours]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .analog import Read, crossbars, evaluating
+from .arrays import ROWS
+from .checks import InputError, integer, real
+from .quantizers import straight_through
+
+LARGEST = 2**20  # values a layer of which the quantile is taken, evenly thinned out
+
+
+@dataclass(frozen=True)
+class Converter:
+    """bits: 2 to 16, sign included.  headroom: range over the quantile of |y|.  last: it stands behind the correction,
+    which is then analog: the ideal.  Raises InputError for other bits, a headroom of 0 or a quantile outside 0 … 1."""
+
+    bits: int
+    headroom: float = 1.0
+    last: bool = False
+    quantile: float = 0.999
+
+    def __post_init__(self):
+        integer("bits of a converter", self.bits, 2, 16)
+        real("headroom", self.headroom, 1e-6)
+        real("quantile", self.quantile, 1e-6, 1)
+        if not isinstance(self.last, bool):
+            raise InputError(f"last must be True (behind the correction) or False, got {self.last!r}")
+
+    @property
+    def levels(self) -> int:
+        """m, a side."""
+        return 2 ** (self.bits - 1) - 1
+
+    @property
+    def label(self) -> str:
+        return f"{self.bits} bits, headroom {self.headroom:g}" + ", behind the correction" * self.last
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A layer's `read`: Δ·round(clamp(y/Δ, −m, m)) with the step Δ > 0."""
+
+    step: float
+    levels: int
+    last: bool = False
+
+    def __call__(self, y: Tensor) -> Tensor:
+        v = y / self.step
+        inside = v.detach().abs() <= self.levels
+        return straight_through(y, self.step * v.detach().round().clamp(-self.levels, self.levels), inside)
+
+
+class _Look:
+    """A `read` that changes nothing and keeps |y|."""
+
+    last = False
+
+    def __init__(self):
+        self.seen: list[Tensor] = []
+
+    def __call__(self, y: Tensor) -> Tensor:
+        self.seen.append(y.detach().abs().flatten())
+        return y
+
+
+def attach(net: nn.Module, converter: Converter | None, batch: Tensor | None, rows: int = ROWS) -> None:
+    """Put a converter behind every array of `net`, for training too; None takes them away.
+
+    batch (B, …): normalized inputs, from which the ideal network tells each layer's range.  rows: of the largest array,
+    as in the `Variation` to come.  A layer that the batch does not reach, or whose outputs are all zero, has none.
+    Raises InputError for anything but a Converter."""
+    if not isinstance(converter, Converter | None):
+        raise InputError(f"converter must be a Converter, such as Converter(bits=8), got {converter!r:.80}")
+    looks = {layer: _Look() for _, layer in crossbars(net)}
+    for layer in looks:
+        layer.read, layer.rows = None, rows
+    if converter is None:
+        return
+    try:
+        for layer, look in looks.items():
+            layer.read = look
+        with evaluating(net):
+            net(batch)
+    finally:
+        for layer in looks:
+            layer.read = None
+    for layer, look in looks.items():
+        layer.read = _reading(converter, look.seen)
+
+
+def _reading(converter: Converter, seen: list[Tensor]) -> Read | None:
+    values = torch.cat(seen) if seen else torch.zeros(1)
+    values = values[:: -(-len(values) // LARGEST)].float()
+    top = converter.headroom * float(values.sort().values[round(converter.quantile * (len(values) - 1))])
+    return Reading(top / converter.levels, converter.levels, converter.last) if top > 0 else None
+
+
+@contextmanager
+def converting(
+    net: nn.Module, converter: Converter | None, batch: Tensor | None, rows: int = ROWS
+) -> Iterator[nn.Module]:
+    """`net` with converters, for as long as the context lasts."""
+    before = [(layer, layer.read, layer.rows) for _, layer in crossbars(net)]
+    try:
+        attach(net, converter, batch, rows)
+        yield net
+    finally:
+        for layer, read, rows_before in before:
+            layer.read, layer.rows = read, rows_before
