@@ -15,10 +15,11 @@ EXACT = 1e-9  # deviations below are rounding
 class Model:
     """The cells that tell something of e under a law, in groups 0 … A − 1 of chips 0 … k − 1, with their g and e.
 
-    A group is an array where arrays were noted and some chip has two, else a chip.  factor: g, None to estimate it."""
+    A group is an array where arrays were noted and some chip has two, else a chip.  factor: g, None to estimate it.
+    curve: coefficients of the measured law."""
 
-    def __init__(self, cells: Cells, law: str, factor: float | None):
-        keep = (cells.target != 0) | (law == "layer-fixed")
+    def __init__(self, cells: Cells, law: str, factor: float | None, curve: tuple[float, ...] = (1.0,)):
+        keep = (cells.target != 0) | (law != "proportional")
         chip = np.unique(cells.chips[keep], return_inverse=True)[1]
         groups = chip if cells.arrays is None else np.unique(cells.arrays[keep], return_inverse=True)[1]
         if len(np.unique(groups)) == len(np.unique(chip)):
@@ -29,15 +30,16 @@ class Model:
         self.nested = len(self.arrays) < len(self.n)
         informative = Cells(chip, cells.target[keep], cells.measured[keep])
         self.law, self.target, self.measured = law, informative.target, informative.measured
-        self.scale = informative.scale(law)
-        x = self.centred(informative.target)
-        self.has_slope = law == "layer-fixed" and np.abs(x).max() > EXACT * np.abs(informative.target).max()
+        self.scale = informative.scale(law, curve)
+        self.per = self.scale if law == "measured" else 1.0  # cells of a larger σ tell less of the slope
+        x = self.centred(self.target / self.per)
+        self.has_slope = law != "proportional" and np.abs(x).max() > EXACT * np.abs(self.target / self.per).max()
         self.x = x * self.has_slope
         self.direction = self.x / (math.sqrt(self.x @ self.x) or 1.0)  # of the slope among the cells
         self.found = self.slope() if self.has_slope else self.ratio()
         self.g = self.found if factor is None else Estimate(float(factor), float(factor), float(factor), 0)
         self.slope_free = self.has_slope and factor is None
-        self.e = informative.deviations(law, self.g.value or math.nan)
+        self.e = informative.deviations(law, self.g.value or math.nan, curve)
         self.means, self.rest = self.of_groups(self.e), self.centred(self.e)
         self.nu = len(self.e) - len(self.n) - self.slope_free
         self.ms_w = float(self.rest @ self.rest) / self.nu
@@ -73,8 +75,8 @@ class Model:
         from scipy.stats import t
 
         sxx, nu = self.x @ self.x, len(self.x) - len(self.n) - 1
-        g = float(self.x @ self.measured / sxx)
-        rest = self.centred(self.measured - g * self.target)
+        g = float(self.x @ (self.measured / self.per) / sxx)
+        rest = self.centred((self.measured - g * self.target) / self.per)
         half = float(t.ppf((1 + LEVEL) / 2, nu) * math.sqrt(rest @ rest / nu / sxx))
         return Estimate(g, g - half, g + half, len(self.x))
 
@@ -90,7 +92,7 @@ class Model:
         within = 1 - 1 / self.arrays[self.parent] if self.nested else np.full(len(self.n), 1 - 1 / len(self.n))
         q = float((within / self.n).sum()) / max(free, 1)  # mean of 1/n
         if self.slope_free:
-            q += self.spread(self.of_groups(self.target))[0] / (self.x @ self.x)
+            q += self.spread(self.of_groups(self.target / self.per))[0] / (self.x @ self.x)
         return self.over_g(between_groups(variance, free, q, self.ms_w, self.nu, len(self.n)))
 
     def array(self) -> Estimate:

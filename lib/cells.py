@@ -36,13 +36,17 @@ class Cells:
                     f"them apart, such as {home[array]}-{array} and {chip}-{array}"
                 )
 
-    def scale(self, law: str) -> np.ndarray:
-        """What one unit of e is worth: the target, or the largest target."""
-        return self.target if law == "proportional" else np.full(len(self.target), np.abs(self.target).max())
+    def scale(self, law: str, curve: tuple[float, ...] = (1.0,)) -> np.ndarray:
+        """What one unit of e is worth, (N,): the target, or σ(|target|/max)·max of the largest target; σ is 1 but under
+        the measured law, where `curve` has its coefficients."""
+        if law == "proportional":
+            return self.target
+        top = np.abs(self.target).max()
+        return top * np.polynomial.polynomial.polyval(np.abs(self.target) / top, curve)
 
-    def deviations(self, law: str, g: float = 1.0) -> np.ndarray:
+    def deviations(self, law: str, g: float = 1.0, curve: tuple[float, ...] = (1.0,)) -> np.ndarray:
         """e = (measured/g − target)/scale, (N,); NaN where the scale is 0."""
-        scale, e = self.scale(law), np.full(len(self.target), np.nan)
+        scale, e = self.scale(law, curve), np.full(len(self.target), np.nan)
         return np.divide(self.measured / g - self.target, scale, out=e, where=scale != 0)
 
 

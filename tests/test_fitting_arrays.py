@@ -112,7 +112,8 @@ def test_few_arrays_tell_what_they_can():
     one_array = quiet(nested("layer-fixed", 12, 1, 20, 0))  # an array a chip: its part cannot be told from the chip's
     assert math.isnan(one_array.array.value) and one_array.between.n == 12
     both = quiet(nested("layer-fixed", 12, 6, 20, 0))
-    assert both.variation.between == pytest.approx(math.hypot(both.between.value, both.array.value))
+    v = both.variation
+    assert (v.between, v.array) == pytest.approx((both.between.value, both.array.value))
 
 
 def test_files_with_arrays(tmp_path):
