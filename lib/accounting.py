@@ -55,7 +55,8 @@ def cost(tuning: Tuning, net: nn.Module, batch: Tensor, variation: Variation) ->
             operations += _operations(tuning.estimator, variation, layers[name], x[0], y[0])
     products = sum(y[0].numel() * layers[name].weight[0].numel() for name, (_, y) in seen.items())
     of_a_weight = CELLS_OF_A_WEIGHT[variation.mapping]
-    cells, whole = tuning.cells(net, variation), of_a_weight * sum(layer.weight.numel() for layer in layers.values())
+    cells = tuning.cells(net, variation) if isinstance(tuning, SelfTuning) else tuning.cells(net)
+    whole = of_a_weight * sum(layer.weight.numel() for layer in layers.values())
     return Cost(cells, cells / whole, tuning.chip_images, operations, operations / products)
 
 

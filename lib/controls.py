@@ -24,7 +24,7 @@ from .checks import InputError, integer
 from .data import Images
 from .estimators import ReadOnce, by_array, grids_of
 from .selftuning import Offset, over_outputs, peak, refuse_other_law
-from .variation import NO_VARIATION, Chip, Variation
+from .variation import Chip, Variation
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Control:
         """Images (or probe inputs) that each chip is run on before use."""
         return self.images  # type: ignore[attr-defined]  # where a control has none, it says 0
 
-    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
+    def cells(self, net: nn.Module) -> int:
         """Extra cells on the chip."""
         return 0
 
@@ -100,8 +100,8 @@ class StaticFold(Control):
     def label(self) -> str:
         return f"static fold, {self.estimator.label}"
 
-    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
-        return self.estimator.cells(net, variation)
+    def cells(self, net: nn.Module) -> int:
+        return self.estimator.cells(net)
 
     def bind(self, net: nn.Module, train: Images) -> Tuner:
         shifts = {}

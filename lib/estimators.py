@@ -69,8 +69,8 @@ class Estimator(Protocol):
     def reads(self, layer: Crossbar, x: Tensor) -> Tensor:
         """Where the estimate is used, bool."""
 
-    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
-        """Extra cells on the chip; variation: which says how large an array is."""
+    def cells(self, net: nn.Module) -> int:
+        """Extra cells on the chip; one with per = "array" takes a variation too, which says how large an array is."""
 
 
 class ReadOnce:

@@ -180,8 +180,8 @@ class Tuning(Protocol):
     @property
     def chip_images(self) -> int: ...
 
-    def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
-        """Extra cells on the chip; variation: which says how large an array is."""
+    def cells(self, net: nn.Module) -> int:
+        """Extra cells on the chip."""
 
     def bind(self, net: nn.Module, train: Images) -> Tuner:
         """What is done once for a network, with training images; the tuner of its chips."""
@@ -222,7 +222,7 @@ class SelfTuning:
         yield net
 
     def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
-        return self.estimator.cells(net, variation)
+        return self.estimator.cells(net, variation) if by_array(self.estimator) else self.estimator.cells(net)
 
     def bind(self, net: nn.Module, train: Images) -> SelfTuning:
         """Itself: it needs no images."""

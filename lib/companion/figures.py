@@ -23,6 +23,18 @@ TUNING_STYLE = {
     "reference columns": {"color": "#882255", "marker": "s", "linestyle": "-."},
 }
 OWN = TUNING_STYLE["reference cells"]  # what a user puts in their place looks the same
+PLACE_STYLE = {  # where reference cells sit
+    "untuned": TUNING_STYLE["untuned"],
+    "chip's cells": TUNING_STYLE["reference cells"],
+    "arrays' cells": {"color": "#0072B2", "marker": "D", "linestyle": "-"},
+    "BN on the chip": {"color": "#CC79A7", "marker": "s", "linestyle": "-."},
+}
+MAPPING_STYLE = {
+    "single-ended, untuned": TUNING_STYLE["untuned"],
+    "single-ended, chip's cells": TUNING_STYLE["reference cells"],
+    "differential, untuned": {"color": "#E69F00"},
+    "differential, chip's cells": {"color": "#D55E00"},
+}
 # components of variation are no methods: greys
 PATTERN_STYLE = {"within": {"color": "#BBBBBB"}, "between": {"color": "#555555"}}
 # of bits and other things that have no colour of their own; nine, as many as the profiles have

@@ -69,7 +69,8 @@ class Profile:
     purpose: "test", or "validation" for a rehearsal.  skip_images: of the set, left out: they were looked at while the
     method was made.  test_images: what slices for means are cut from, None for all others; fixed_images: what every
     chip sees for quantile and yield.  shares: the between shares ρ of a sweep, law by law.  cells: reference cells of
-    the claims, law by law; tuning: another self-tuning in their place."""
+    the claims, law by law; tuning: another self-tuning in their place.  alphas, array_cells, converter_bits: the array
+    shares, reference cells per array and converters of notebook 09."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -80,6 +81,9 @@ class Profile:
     tuning: SelfTuning | None = None
     cell_counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
     column_counts: tuple[int, ...] = (1, 2, 4, 8)
+    alphas: tuple[float, ...] = (0.0, 0.03, 0.1, 0.3, 1.0)
+    array_cells: tuple[int, ...] = (1, 4, 16, 64)
+    converter_bits: tuple[int, ...] = (4, 6, 8)
     purpose: str = "test"
     skip_images: int = 0
     test_images: int | None = None
@@ -195,6 +199,9 @@ PROFILES = {
             shares=(("proportional", (0.0, 0.5, 1.0)), ("layer-fixed", (0.0, 0.01, 0.5, 1.0))),
             cell_counts=(1, 64, 4096),
             column_counts=(1, 4),
+            alphas=(0.0, 0.1),
+            array_cells=(1, 16),
+            converter_bits=(8,),
             seeds=(0, 1),
             test_images=50,
             fixed_images=25,

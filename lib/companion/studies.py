@@ -4,6 +4,7 @@ from ..trials import Measurement
 from . import (
     accuracy_vs_sigma,
     cost_of_self_tuning,
+    on_silicon,
     paper_versus_ours,
     quantizers,
     self_tuning,
@@ -22,10 +23,11 @@ ALL = {
     "05": self_tuning.measurements,
     "06": cost_of_self_tuning.measurements,
     "07": paper_versus_ours.measurements,
+    "09": on_silicon.measurements,
 }
 
 
-SEEDS = ("03", "04", "05", "06")  # these read every seed of a profile, the others that of their notebook
+SEEDS = ("03", "04", "05", "06", "09")  # these read every seed of a profile, the others that of their notebook
 
 
 def every_measurement(profile: Profile, notebooks) -> list[Measurement]:

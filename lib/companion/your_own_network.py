@@ -7,11 +7,12 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..cells import COLUMNS, Cells
+from ..cells import ARRAY, COLUMNS, Cells
 from ..data import Dataset
 from ..fitting import Fit
 from ..placement import report
@@ -69,19 +70,25 @@ def write_images(folder: Path, data: Dataset, of: Scale) -> Path:
     return folder
 
 
-def write_cells(path: Path, truth: Variation, chips: int = 20, cells: int = 64, seed: int = 0) -> Path:
+def write_cells(path: Path, truth: Variation, chips: int = 20, cells: int = 64, seed: int = 0, arrays: int = 1) -> Path:
     """A CSV of `cells` cells on each of `chips` chips as a tester would write it, in µS: targets up to 20 µS and the
-    values read back, deviating by `truth`; returns `path`."""
+    values read back, deviating by `truth`; returns `path`.  arrays: among which the cells of a chip are shared out in
+    equal parts, with a column of their names where there are two or more."""
     rng = keyed_generator("measured cells", seed)
     target = rng.choice([-20.0, -10.0, -5.0, 5.0, 10.0, 20.0], (chips, cells))
     e = truth.between * rng.standard_normal((chips, 1)) + truth.within * rng.standard_normal((chips, cells))
-    measured = target + e * (target if truth.law == "proportional" else 20.0)
+    if arrays > 1:
+        e += truth.array * rng.standard_normal((chips, arrays)).repeat(cells // arrays, 1)
+    scale = Cells(np.empty(0), target, target).scale(truth.law, truth.curve or (1.0,))
+    measured = target + e * scale
+    header = COLUMNS if arrays == 1 else (COLUMNS[0], ARRAY, *COLUMNS[1:])
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(header)
         for c in range(chips):
-            rows = zip(target[c], measured[c], strict=True)
-            writer.writerows((f"chip{c}", i, f"{t:g}", f"{m:.4f}") for i, (t, m) in enumerate(rows))
+            for i, (t, m) in enumerate(zip(target[c], measured[c], strict=True)):
+                array = () if arrays == 1 else (f"chip{c}.{i * arrays // cells}",)
+                writer.writerow((f"chip{c}", *array, i, f"{t:g}", f"{m:.4f}"))
     return path
 
 
