@@ -23,13 +23,7 @@ SCIENCE = (
 ).split()
 # room → rooms that its modules may import from; "" is the science
 ROOMS = {"": {""}, "experiments": {"", "experiments"}, "companion": {"", "experiments", "companion"}}
-CONDA_NAMES = {
-    "torch": "pytorch",
-    "dask": "dask-core",
-    "matplotlib": "matplotlib-base",
-    "seaborn": "seaborn-base",
-    "nbconvert": "nbconvert-core",
-}
+CONDA_NAMES = {"torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
 FROM_SCRATCH = "10_from_scratch"  # the one notebook that defines what it explains
 MODULES = sorted((ROOT / "lib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -115,7 +109,7 @@ def test_pyproject_lock_and_conda_agree():
         if not line.startswith("#"):
             name, version = line.split("==")  # every line pins exactly
             lock[canonicalize_name(name)] = version
-    conda = dict(re.findall(r"^  - ([\w-]+)([<>=].*)?$", (ROOT / "environment.yml").read_text("utf-8"), re.M))
+    conda = dict(re.findall(r"^ {2,6}- ([\w-]+)([<>=].*)?$", (ROOT / "environment.yml").read_text("utf-8"), re.M))
     for requirement in wanted:
         assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), requirement
         ours = conda.pop(CONDA_NAMES.get(requirement.name, requirement.name))
