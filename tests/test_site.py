@@ -80,6 +80,22 @@ def test_code_that_only_plots_is_folded_and_formulas_are_typeset(pages):
     )
 
 
+def test_the_notebooks_link_words_of_the_glossary_at_their_first_use(pages):
+    known = set(re.findall(r'<section id="([\w-]+)">', pages["glossary"])) - {"glossary", "symbols"}
+    linked = set()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "markdown"]
+        found = re.findall(r"\]\(\.\./site/glossary\.md#([\w-]+)\)", "\n".join("".join(c["source"]) for c in cells))
+        assert set(found) <= known and len(found) == len(set(found)), path.stem
+        assert all(f'href="glossary.html#{name}"' in pages[path.stem] for name in found)
+        linked |= set(found)
+    assert len(known) >= 30 and known == linked
+        "device-to-device-variation",
+        "die-to-die-variation",
+        "programming-noise",
+    }
+
+
 def test_the_search_knows_the_words(project):
     index = (project / "build" / "smoke" / "site" / "searchindex.js").read_text("utf-8")
     assert '"refer":' in index and '"cell":' in index

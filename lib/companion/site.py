@@ -80,7 +80,8 @@ def gather(chosen: Profile, target: Path) -> Path:
     shutil.copytree(ROOT / "notebooks" / "solutions", target / "solutions")
     names = []
     for path in sorted((ROOT / "build" / chosen.name).glob("[0-9][0-9]_*.ipynb")):
-        notebook = json.loads(path.read_text("utf-8"))
+        # in JupyterLab the glossary lies beside the notebooks' folder, here beside the pages
+        notebook = json.loads(path.read_text("utf-8").replace("(../site/glossary.md#", "(glossary.md#"))
         if not _failed(notebook):
             (target / path.name).write_text(json.dumps(folded(notebook)), "utf-8")
             names.append(path.stem)
