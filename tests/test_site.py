@@ -90,10 +90,6 @@ def test_the_notebooks_link_words_of_the_glossary_at_their_first_use(pages):
         assert all(f'href="glossary.html#{name}"' in pages[path.stem] for name in found)
         linked |= set(found)
     assert len(known) >= 30 and known == linked
-        "device-to-device-variation",
-        "die-to-die-variation",
-        "programming-noise",
-    }
 
 
 def test_the_search_knows_the_words(project):
