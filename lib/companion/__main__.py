@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..checks import InputError, RunError, StorageError, UserError
 from ..data import ROOT
-from ..experiments import engine
+from ..experiments import archive, engine
 from ..experiments.settings import Settings
 from ..experiments.store import KINDS
 from ..trials import Measurement
@@ -78,6 +78,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="print what would be trained and measured, with its estimated time")
     add("--list", action="store_true", help="list profiles and notebooks")
     add("--clean", action="store_true", help="delete cache/ and build/; figures stay")
+    add("--pack", metavar="FILE", help="write the stored results of the profile into one file, for a class")
+    add("--unpack", metavar="FILE", help="put the results of such a file into the store")
     add("--copy-site", metavar="DIR", help="copy the site of the profile's last run into a new folder, to be served")
     add("--debug", action="store_true", help="show where an error came from, not its message alone")
     return parser.parse_args(argv)
@@ -96,12 +98,20 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.clean:
         return _clean(settings)
+    if options.unpack is not None:
+        about = archive.unpack(options.unpack, settings)
+        say(f"unpacked into {settings.cache}: results made on {about['processor']}, torch {about['torch']}")
+        return 0
     chosen = profile(options.profile, settings.networks, settings.seeds)
     selected = _selected(options.only, available)
     _check(chosen, selected, settings.networks)
     wanted = studies.every_measurement(chosen, selected)
     if options.dry_run:
         return _dry_run(wanted, settings)
+    if options.pack is not None:
+        count = archive.pack(wanted, _recorded(chosen), settings, options.pack)
+        say(f"packed {count} files into {options.pack}, {Path(options.pack).stat().st_size / 1e6:.0f} MB")
+        return 0
     require_renderers()  # before what takes long
     staged = empty_stage(chosen)
     if options.force:
@@ -129,6 +139,12 @@ def _settings(options: argparse.Namespace) -> Settings:
         networks=options.networks,
         seeds=options.seeds,
     )
+
+
+def _recorded(chosen: Profile) -> set[str]:
+    """Beginnings of the keys behind the profile's figures, those that no study names included (notebook 08)."""
+    records = chosen.figures.glob("*.json")
+    return {key for path in records for key in json.loads(path.read_text("utf-8"))["results"]}
 
 
 def _clean(settings: Settings) -> int:
