@@ -124,7 +124,7 @@ function start(panel) {
   };
   for (const [name, text, ...range] of controls) {
     const label = document.createElement("label"), listed = Array.isArray(range[0]);
-    const input = document.createElement(listed ? "select" : "input"), shown = document.createElement("output");
+    const input = document.createElement(listed ? "select" : "input"), shown = document.createElement("span");
     label.append(text, input, shown);
     if (listed) for (const value of range[0]) input.append(new Option(value || "none", value));
     else Object.assign(input, { type: "range", min: range[0], max: range[1], step: range[2] });

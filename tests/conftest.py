@@ -140,3 +140,12 @@ def quiet(cells: Cells, **how):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return fit_cells(cells, **how)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tests that did not run are named loudly: a green line above would hide them."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.section("NOT RUN", sep="!", red=True)
+        for report in skipped:
+            terminalreporter.write_line(f"{report.nodeid}: {report.longrepr[2]}")

@@ -193,4 +193,4 @@ def show_table(data: pd.DataFrame, digits: int = 2) -> None:
 
 
 def _scrolling(table: str, height: int) -> str:
-    return f'<div style="max-height:{height}em;overflow:auto">{table}</div>'
+    return f'<div tabindex="0" style="max-height:{height}em;overflow:auto">{table}</div>'
