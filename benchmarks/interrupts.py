@@ -29,7 +29,7 @@ GRACE = 15  # seconds for the kernels to notice that their parent is gone; they 
 
 def prepare(folder: Path) -> None:
     """A copy of the project; the data are linked."""
-    for name in ("lib", "notebooks"):
+    for name in ("lib", "notebooks", "site"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "data").symlink_to(ROOT / "data")

@@ -48,8 +48,16 @@ def project(tmp_path_factory):
     return copy_project(tmp_path_factory.mktemp("project"))
 
 
+@pytest.fixture(scope="session")
+def smoke(project):
+    """`./run_all.sh --profile smoke` in that copy, once for all tests."""
+    run = companion(project, "--profile", "smoke")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run
+
+
 def copy_project(folder: Path) -> Path:
-    for name in ("lib", "notebooks"):
+    for name in ("lib", "notebooks", "site"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     shutil.copytree(ROOT / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.png", "*.pdf"))
@@ -132,3 +140,12 @@ def quiet(cells: Cells, **how):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return fit_cells(cells, **how)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tests that did not run are named loudly: a green line above would hide them."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.section("NOT RUN", sep="!", red=True)
+        for report in skipped:
+            terminalreporter.write_line(f"{report.nodeid}: {report.longrepr[2]}")

@@ -22,13 +22,6 @@ def published(folder):
     return {p.name: p.read_bytes() for p in (folder / "build" / "smoke" / "figures").iterdir()}
 
 
-@pytest.fixture(scope="module")
-def smoke(project):
-    run = companion(project, "--profile", "smoke")
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run
-
-
 def test_smoke_runs_every_notebook(smoke, project):
     build = project / "build" / "smoke"
     summary = json.loads((build / "summary.json").read_text("utf-8"))
@@ -36,8 +29,8 @@ def test_smoke_runs_every_notebook(smoke, project):
     assert names == [p.stem for p in module.notebooks().values()]
     for notebook in summary["notebooks"]:
         assert notebook["status"] == "ok" and notebook["figures"] > 0 and notebook["claims"]
-        assert all((build / f"{notebook['name']}.{kind}").exists() for kind in ("ipynb", "html", "log"))
-        assert f"href='{notebook['name']}.html'" in (build / "index.html").read_text("utf-8")
+        assert all((build / f"{notebook['name']}.{kind}").exists() for kind in ("ipynb", "log"))
+        assert f'href="{notebook["name"]}.html"' in (build / "site" / "index.html").read_text("utf-8")
         assert notebook["name"] in smoke.stdout
     figures = published(project)
     stems = {name.rsplit(".", 1)[0] for name in figures}
@@ -46,9 +39,7 @@ def test_smoke_runs_every_notebook(smoke, project):
 
 
 def test_every_page_shows_its_figures_with_alt_text(smoke, project):
-    for path in (project / "build" / "smoke").glob("*.html"):
-        if path.stem == "index":
-            continue
+    for path in (project / "build" / "smoke" / "site").glob("[0-9][0-9]_*.html"):
         page = path.read_text("utf-8")
         described = re.findall(r'<figure>\s*<img[^>]*\balt="[^"]{40,}"', page)
         assert len(described) == page.count("<figure>") > 0 and "<b>Claims</b>" in page

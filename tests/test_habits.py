@@ -14,8 +14,8 @@ def run(*command, cwd=ROOT):
 
 
 def test_ruff_finds_nothing():
-    run("-m", "ruff", "check", "--no-cache", "lib", "notebooks", "tests", "benchmarks")
-    run("-m", "ruff", "format", "--no-cache", "--check", "lib", "notebooks", "tests", "benchmarks")
+    run("-m", "ruff", "check", "--no-cache", "lib", "notebooks", "site", "tests", "benchmarks")
+    run("-m", "ruff", "format", "--no-cache", "--check", "lib", "notebooks", "site", "tests", "benchmarks")
 
 
 def test_the_science_is_typed(tmp_path):

@@ -23,13 +23,8 @@ SCIENCE = (
 ).split()
 # room → rooms that its modules may import from; "" is the science
 ROOMS = {"": {""}, "experiments": {"", "experiments"}, "companion": {"", "experiments", "companion"}}
-CONDA_NAMES = {
-    "torch": "pytorch",
-    "dask": "dask-core",
-    "matplotlib": "matplotlib-base",
-    "seaborn": "seaborn-base",
-    "nbconvert": "nbconvert-core",
-}
+CONDA_NAMES = {"torch": "pytorch", "dask": "dask-core", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
+FROM_SCRATCH = "10_from_scratch"  # the one notebook that defines what it explains
 MODULES = sorted((ROOT / "lib").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -114,7 +109,7 @@ def test_pyproject_lock_and_conda_agree():
         if not line.startswith("#"):
             name, version = line.split("==")  # every line pins exactly
             lock[canonicalize_name(name)] = version
-    conda = dict(re.findall(r"^  - ([\w-]+)([<>=].*)?$", (ROOT / "environment.yml").read_text("utf-8"), re.M))
+    conda = dict(re.findall(r"^ {2,6}- ([\w-]+)([<>=].*)?$", (ROOT / "environment.yml").read_text("utf-8"), re.M))
     for requirement in wanted:
         assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)]), requirement
         ours = conda.pop(CONDA_NAMES.get(requirement.name, requirement.name))
@@ -138,7 +133,22 @@ def test_notebooks_are_clean_and_well_formed(path):
     assert "Predict first" in text and "<details>" in text and "## Exercises" in text and "Run time" in text
     nodes = [node for c in code for node in ast.walk(ast.parse("".join(c["source"])))]
     defined = [node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    if path.stem == FROM_SCRATCH:
+        return
     assert not defined, "notebooks call lib, they define nothing"
+
+
+def test_from_scratch_is_short_and_plain_torch():
+    cells = json.loads((ROOT / "notebooks" / f"{FROM_SCRATCH}.ipynb").read_text("utf-8"))["cells"]
+    plain = ["".join(c["source"]) for c in cells if "from-scratch" in c["metadata"].get("tags", [])]
+    tree = ast.parse("\n".join(plain))
+    names = [node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    assert names == ["torch", "torch.nn.functional"] and not any(isinstance(n, ast.ImportFrom) for n in ast.walk(tree))
+    code = [line for cell in plain for line in cell.splitlines() if line.strip() and not line.strip().startswith('"""')]
+    assert 40 <= len(code) <= 62
+    rest = [c for c in cells if c["cell_type"] == "code" and "from-scratch" not in c["metadata"].get("tags", [])]
+    library = "\n".join("".join(c["source"]) for c in rest)
+    assert all(f"{name}(" in library for name in ("qavat_step", "one_chip", "fit", "programmed", "SelfTuning"))
 
 
 @pytest.mark.parametrize("profile", ["quick", "reduced"])

@@ -6,7 +6,6 @@ notebooks, which find their results in the store; figures replace the last good 
 
 import argparse
 import contextlib
-import html
 import json
 import os
 import shutil
@@ -18,11 +17,11 @@ from pathlib import Path
 
 from ..checks import InputError, RunError, StorageError, UserError
 from ..data import ROOT
-from ..experiments import engine
+from ..experiments import archive, engine
 from ..experiments.settings import Settings
 from ..experiments.store import KINDS
 from ..trials import Measurement
-from . import studies
+from . import site, studies
 from .profiles import PROFILES, Profile, profile
 from .published import PROTOCOLS
 from .rendering import PUBLISHED, Outcome, empty_stage, explained, render, require_renderers, say, write
@@ -79,6 +78,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="print what would be trained and measured, with its estimated time")
     add("--list", action="store_true", help="list profiles and notebooks")
     add("--clean", action="store_true", help="delete cache/ and build/; figures stay")
+    add("--pack", metavar="FILE", help="write the stored results of the profile into one file, for a class")
+    add("--unpack", metavar="FILE", help="put the results of such a file into the store")
+    add("--copy-site", metavar="DIR", help="copy the site of the profile's last run into a new folder, to be served")
     add("--debug", action="store_true", help="show where an error came from, not its message alone")
     return parser.parse_args(argv)
 
@@ -91,14 +93,25 @@ def _run(options: argparse.Namespace) -> int:
     if not available:
         raise RunError(f"no notebooks in {NOTEBOOKS}; run this from a checkout of the project")
     settings = _settings(options)
+    if options.copy_site is not None:
+        say(f"copied the site to {site.copy_site(profile(options.profile), options.copy_site)}")
+        return 0
     if options.clean:
         return _clean(settings)
+    if options.unpack is not None:
+        about = archive.unpack(options.unpack, settings)
+        say(f"unpacked into {settings.cache}: results made on {about['processor']}, torch {about['torch']}")
+        return 0
     chosen = profile(options.profile, settings.networks, settings.seeds)
     selected = _selected(options.only, available)
     _check(chosen, selected, settings.networks)
     wanted = studies.every_measurement(chosen, selected)
     if options.dry_run:
         return _dry_run(wanted, settings)
+    if options.pack is not None:
+        count = archive.pack(wanted, _recorded(chosen), settings, options.pack)
+        say(f"packed {count} files into {options.pack}, {Path(options.pack).stat().st_size / 1e6:.0f} MB")
+        return 0
     require_renderers()  # before what takes long
     staged = empty_stage(chosen)
     if options.force:
@@ -107,7 +120,11 @@ def _run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     engine.collect(wanted, settings)
     say(f"computed in {time.monotonic() - began:.0f} s")
-    return _report(chosen, render(chosen, {number: available[number] for number in selected}, staged, settings))
+    status = _report(chosen, render(chosen, {number: available[number] for number in selected}, staged, settings))
+    began = time.monotonic()
+    page = site.build_site(chosen)
+    say(f"site: {os.path.relpath(page)}   ({time.monotonic() - began:.0f} s)")
+    return status
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -122,6 +139,12 @@ def _settings(options: argparse.Namespace) -> Settings:
         networks=options.networks,
         seeds=options.seeds,
     )
+
+
+def _recorded(chosen: Profile) -> set[str]:
+    """Beginnings of the keys behind the profile's figures, those that no study names included (notebook 08)."""
+    records = chosen.figures.glob("*.json")
+    return {key for path in records for key in json.loads(path.read_text("utf-8"))["results"]}
 
 
 def _clean(settings: Settings) -> int:
@@ -184,7 +207,6 @@ def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
     build = ROOT / "build" / chosen.name
     summary = {"profile": chosen.name, "notebooks": [vars(o) for o in outcomes]}
     write(build / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    write(build / "index.html", _index(chosen, outcomes))
     say(f"\n{'':60} claims that hold\n{'notebook':32} {'status':8} {'time':>8} {'figures':>8}  {'expected':9} reported")
     for o in outcomes:
         holds = ([c["verdict"] == "holds" for c in o.claims if c["expected"] is of] for of in (True, False))
@@ -194,21 +216,12 @@ def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
         value, low, high = ("–" if c[k] is None else f"{c[k]:.2f}" for k in ("value", "low", "high"))
         found = f"{value} [{low}, {high}] {c['unit']}, required {c['requirement']}: {c['verdict']}"
         say(f"expected, but {c['statement']}: {found} ({c['point']}, {c['n']} {c['of']})")
-    pages = f"build/{chosen.name}"
-    say(f"\nfigures: {os.path.relpath(chosen.figures)}/   pages: {pages}/index.html   summary: {pages}/summary.json")
+    where = f"build/{chosen.name}"
+    say(f"\nfigures: {os.path.relpath(chosen.figures)}/   notebooks, logs: {where}/   summary: {where}/summary.json")
     if all(o.good for o in outcomes):
         return 0
     print("not all is well: " + ", ".join(o.name for o in outcomes if not o.good), file=sys.stderr)
     return 1
-
-
-def _index(chosen: Profile, outcomes: list[Outcome]) -> str:
-    rows = "".join(
-        f"<li><a href='{o.name}.html'>{html.escape(o.name)}</a> ({o.status}; <a href='{o.name}.log'>log</a>)</li>"
-        for o in outcomes
-    )
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{chosen.name}</title>"
-    return f"{head}<h1>Notebooks, profile {chosen.name}</h1><ul>{rows}</ul></html>"
 
 
 if __name__ == "__main__":

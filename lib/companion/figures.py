@@ -46,6 +46,8 @@ _LOOKS = zip(
 )
 BITS_STYLE = [{"color": color, "marker": marker, "linestyle": line} for color, marker, line in _LOOKS]
 
+CLOTHES = "t-shirt trousers pullover dress coat sandal shirt sneaker bag boot".split()  # classes of Fashion-MNIST
+
 
 def use_style() -> None:
     """Set seaborn's quiet theme with sizes that read on a slide and in a column."""

@@ -175,13 +175,11 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
     """The claims as a table to read."""
     return pd.DataFrame(
         {
-            "claim": c.statement,
-            "at": c.point,
+            "verdict": c.verdict + (" (expected)" if c.expected else ""),
+            "claim": f"{c.statement} {c.requirement}",
+            "where": c.point,
             "measured [95%]": f"{c.estimate.value:.2f} [{c.estimate.low:.2f}, {c.estimate.high:.2f}] {c.unit}",
-            "required": c.requirement,
-            "verdict": c.verdict,
-            "n": f"{c.estimate.n} {c.of}" + (f", in {c.in_seeds} of {len(c.each)} alone" if len(c.each) > 1 else ""),
-            "expected": "yes" if c.expected else "no",
+            "from": f"{c.estimate.n} {c.of}" + (f", {c.in_seeds} of {len(c.each)} alone" if len(c.each) > 1 else ""),
         }
         for c in claims
     )
@@ -195,4 +193,4 @@ def show_table(data: pd.DataFrame, digits: int = 2) -> None:
 
 
 def _scrolling(table: str, height: int) -> str:
-    return f'<div style="max-height:{height}em;overflow:auto">{table}</div>'
+    return f'<div tabindex="0" style="max-height:{height}em;overflow:auto">{table}</div>'

@@ -1,4 +1,4 @@
-"""From notebooks to pages and figures: papermill executes them in processes of their own, several at a time.
+"""From notebooks to figures: papermill executes them in processes of their own, several at a time.
 
 A notebook writes its figures to a stage; they replace the last good ones only when it has succeeded.
 """
@@ -23,7 +23,7 @@ from .profiles import Profile
 # the notebook that reads the figures of others, so it is rendered when they are done
 PUBLISHED, READ = "07", ("03", "05")
 WATCHED_PAPERMILL = Path(__file__).with_name("watched_papermill.py")
-RENDERERS = ("papermill", "ipykernel", "nbconvert")
+RENDERERS = ("papermill", "ipykernel", "sphinx", "myst_nb", "sphinx_book_theme", "sphinx-mathjax-offline")
 
 
 @dataclass
@@ -132,14 +132,10 @@ def _start(path: Path, chosen: Profile, staged: Path, settings: Settings) -> sub
 
 
 def _finish(path: Path, code: int, chosen: Profile, staged: Path) -> Outcome:
-    """The outcome of an executed notebook; its page, and its figures published if it succeeded."""
+    """The outcome of an executed notebook; its figures are published if it succeeded."""
     number, executed = path.stem[:2], staged.parent / path.name
     if code:
         return Outcome(path.stem, "failed", error=_error(executed, executed.with_suffix(".log")))
-    from nbconvert import HTMLExporter
-
-    body, _ = HTMLExporter().from_filename(str(executed))
-    write(executed.with_suffix(".html"), body)
     claims = _claims(staged, number)
     with explained(chosen.figures):
         return Outcome(path.stem, "ok", figures=_publish(staged, chosen, number), claims=claims)

@@ -49,10 +49,10 @@ def measurement_key(m: Measurement, settings: Settings) -> str | None:
 
 
 def precision(trial: Trial, settings: Settings, best: Callable[..., str] = best_precision) -> str:
-    """Of a trial's training, or of the Monte Carlo of its network: that of the settings, else the best here; the client
-    decides for all."""
-    if settings.precision:
-        return settings.precision
+    """Of a trial's training, or of the Monte Carlo of its network: that of the settings, else of an archive that was
+    unpacked, else the best here; the client decides for all."""
+    if known := settings.precision or settings.store.precision(named(trial, best)):
+        return known
     of = timing.shape(trial.dataset)
     shape = of.channels, of.classes, of.size
     return _best(best, trial.network, trial.width, *shape, trial.bits, trial.quantizers, settings.device)
@@ -61,6 +61,11 @@ def precision(trial: Trial, settings: Settings, best: Callable[..., str] = best_
 def counted_in(m: Measurement, settings: Settings) -> str:
     """The precision of a measurement; a converter may have finer levels than bfloat16."""
     return "float32" if m.converter else precision(m.trial, settings)
+
+
+def named(trial: Trial, best: Callable[..., str]) -> str:
+    """What `best` decides on: a network of a size for a data set, and how it is quantized."""
+    return f"{best.__name__} {trial.network} ×{trial.width:g} {trial.bits} {trial.quantizers} {trial.dataset}"
 
 
 @lru_cache

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from safetensors import torch as safe
 
 from ..checks import StorageError
 from ..evaluation import Counts
-from ..sources import SOURCES, require_unchanged, source_digest
+from ..sources import MEASURING_SOURCES, SOURCES, require_unchanged, source_digest
 from ..training import State
 
 DTYPE = "float32"
 CACHE_VARIABLE = "ANALOG_PIM_CACHE"
 COLUMNS = ("chip", "images", "correct")
+MANIFEST = "archive.json"  # of results that were unpacked here
 KINDS = ("checkpoints", "progress", "counts", "tables", "folders")  # of what it holds, a folder each
 
 
@@ -107,6 +109,17 @@ class Store:
         self._write("tables", key, ".csv", text.encode())
         self._describe("tables", key, config)
 
+    # -- archives ---------------------------------------------------------------------------------------------
+
+    def precision(self, name: str) -> str | None:
+        """In which precision results were made that were unpacked here, if by this code; None for others."""
+        path = self.folder / MANIFEST
+        try:
+            about = _manifest(path, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            return None
+        return about["precisions"].get(name) if about["sources"] == source_digest(MEASURING_SOURCES) else None
+
     # -- upkeep -----------------------------------------------------------------------------------------------
 
     def discard(self, key: str) -> None:
@@ -121,6 +134,7 @@ class Store:
         """Delete the whole store, and its folder unless something else is in it; figures are not part of it."""
         for kind in KINDS:
             shutil.rmtree(self.folder / kind, ignore_errors=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -211,6 +225,11 @@ class Store:
                 f"cannot write to the store {self.folder} ({error.strerror or error}); free space or rights there, or "
                 f"name another folder with {CACHE_VARIABLE}; nothing stored so far is lost"
             ) from error
+
+
+@lru_cache
+def _manifest(path: Path, changed: int) -> dict:
+    return json.loads(path.read_text("utf-8"))
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
