@@ -23,11 +23,22 @@ from torch import Tensor, nn
 
 from .analog import Crossbar, crossbars, evaluating, programmed
 from .arrays import row_blocks
+from .checks import InputError, one_of
 from .columns import ReferenceColumns, column_shape
 from .controls import traffic
 from .estimators import Estimator, Oracle, ReferenceCells, by_array, grid_of
 from .laws import CELLS_OF_A_WEIGHT
-from .selftuning import CORRECTIONS, Gain, SelfTuning, Tuning, over_outputs, peak, refuse_other_law
+from .selftuning import (
+    CORRECTIONS,
+    Gain,
+    Offset,
+    SelfTuning,
+    Tuning,
+    correction_for,
+    over_outputs,
+    peak,
+    refuse_other_law,
+)
 from .variation import Chip, Variation
 
 
@@ -52,7 +63,7 @@ def cost(tuning: Tuning, net: nn.Module, batch: Tensor, variation: Variation) ->
     seen = traffic(net, batch[:1])  # sizes do not depend on how many images run
     if isinstance(tuning, SelfTuning):
         for name, (x, y) in seen.items():
-            operations += _operations(tuning.estimator, variation, layers[name], x[0], y[0])
+            operations += _operations(tuning, variation, layers[name], x[0], y[0])
     products = sum(y[0].numel() * layers[name].weight[0].numel() for name, (_, y) in seen.items())
     of_a_weight = CELLS_OF_A_WEIGHT[variation.mapping]
     cells = tuning.cells(net, variation) if isinstance(tuning, SelfTuning) else tuning.cells(net)
@@ -60,19 +71,21 @@ def cost(tuning: Tuning, net: nn.Module, batch: Tensor, variation: Variation) ->
     return Cost(cells, cells / whole, tuning.chip_images, operations, operations / products)
 
 
-def _operations(estimator, variation: Variation, layer: Crossbar, x: Tensor, y: Tensor) -> int:
+def _operations(tuning: SelfTuning, variation: Variation, layer: Crossbar, x: Tensor, y: Tensor) -> int:
     """Additions, multiplications and comparisons of one layer for one image, as this code does them."""
-    law, m, outputs = variation.law, estimator.readings, y.numel()
+    estimator, outputs = tuning.estimator, y.numel()
+    correction, m = tuning.correction or correction_for(variation.law), estimator.readings
     _, rows, blocks = grid_of(layer, variation).counts if by_array(estimator) else (1, 1, 1)
     sums = outputs // layer.weight.shape[0] * column_shape(layer)[0]  # (position, group) pairs
-    box = x.numel() + sums * layer.weight[0, 0].numel()  # S: sum the channels, then slide a box over the positions
-    if law == "layer-fixed":
+    # S: sum the channels, then slide a box over the positions; again for every row block
+    box = (x.numel() + sums * layer.weight[0, 0].numel()) * rows
+    if isinstance(correction, Offset):
         if variation.mapping == "differential":  # what cells share cancels
             return 0
         if m:  # columns carry ê·S themselves
             return sums * m * rows * blocks + outputs
         return box + sums * (2 * rows - 1) * blocks + outputs  # else S of each array times its number, added up
-    if law != "proportional":  # a second product of the layer, subtracted
+    if not isinstance(correction, Gain):  # a second product of the layer, subtracted
         return outputs * (layer.weight[0].numel() + 1)
     if not m:  # one gain a chip, or a column block, folds away; arrays below each other need their own before the sum
         return outputs * rows if rows > 1 else 0
@@ -84,7 +97,10 @@ def _operations(estimator, variation: Variation, layer: Crossbar, x: Tensor, y: 
 def predicted_error(
     layer: Crossbar, x: Tensor, estimator, within: float, law: str, e_between: float = 0.0, floor: float = Gain.floor
 ) -> tuple[Tensor, Tensor]:
-    """(variance, bias) of every output of a corrected layer at fixed e_B and input x, by the formulas above."""
+    """(variance, bias) of every output of a corrected layer at fixed e_B and input x, by the formulas above.
+
+    InputError for a law without a formula, or an estimate per array, whose sums go over row blocks."""
+    _has_formula(law, estimator)
     w = layer.quantize_weight(layer.weight).detach()
     y = layer.op(x, w)
     if law == "layer-fixed":
@@ -101,15 +117,26 @@ def predicted_error(
 
 def mismatch_error(layer: Crossbar, x: Tensor, variation: Variation, arrays: int, e_between: float = 0.0) -> Tensor:
     """What σ_A adds to the variance of every output of a layer that is corrected by the mean of the chip's `arrays`, at
-    fixed e_B and input x (proportional: first order in e_A, above the floor)."""
+    fixed e_B and input x (proportional: first order in e_A, above the floor).
+
+    InputError for a law without a formula."""
+    _has_formula(variation.law)
     w, blocks = layer.quantize_weight(layer.weight).detach(), row_blocks(layer.weight[0].numel(), variation.rows)
     if variation.law == "layer-fixed":
         parts, scale = [layer.input_sum(x, rows) for rows in blocks], peak(layer)
     else:
         parts, scale = [layer.part(x, w, rows) for rows in blocks], torch.tensor(1 / (1 + e_between))
+    if variation.law == "layer-fixed" and variation.mapping == "differential":
+        return torch.zeros_like(layer.op(x, w))
     each = torch.stack(parts)
     spread = each.square().sum(0) - each.sum(0).square() / arrays
     return over_outputs(layer, (variation.array * scale) ** 2 * spread).expand_as(layer.op(x, w))
+
+
+def _has_formula(law: str, estimator=None) -> None:
+    one_of("law with a formula", law, ("proportional", "layer-fixed"), "simulate another")
+    if by_array(estimator):
+        raise InputError(f"no formula for an estimate per array, got {estimator!r:.80}; use per='chip'")
 
 
 @dataclass(frozen=True)
@@ -138,6 +165,8 @@ def simulated_errors(
     chips: Sequence[int] = range(200),
 ) -> list[tuple[Tensor, Tensor]]:
     """The same of each estimator over the same simulated chips, which all have this e_B."""
+    for estimator in estimators:
+        _has_formula(law, estimator)
     variation = shared_gain(e_between, within, law)
     correction = Gain(floor) if law == "proportional" else CORRECTIONS[law]()
     w = layer.quantize_weight(layer.weight).detach()

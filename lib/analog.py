@@ -263,6 +263,11 @@ def programmed(net: nn.Module, chip: Chip, variation: Variation, tuner: Tuner | 
     before = [(layer, layer.deviate, layer.correct, layer.rows) for layer in layers.values()]
     try:
         for name, layer in layers.items():
+            if (rows := getattr(layer.read, "rows", variation.rows)) != variation.rows:
+                raise InputError(
+                    f"the converter of {name!r} has its range from arrays of {rows} rows, the variation has "
+                    f"{variation.rows}; attach it with rows={variation.rows}"
+                )
             layer.deviate = variation.deviate(chip, name, layer.weight, getattr(layer, "groups", 1))
             layer.correct, layer.rows = None, variation.rows
         context = tuner(net, chip, variation) if tuner else nullcontext()

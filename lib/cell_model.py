@@ -10,6 +10,7 @@ from .cells import Cells
 from .statistics import LEVEL, Estimate, mean
 
 EXACT = 1e-9  # deviations below are rounding
+TOLD = 0.2  # least spread of target/σ, over its mean, from which a slope tells g
 
 
 class Model:
@@ -33,7 +34,9 @@ class Model:
         self.scale = informative.scale(law, curve)
         self.per = self.scale if law == "measured" else 1.0  # cells of a larger σ tell less of the slope
         x = self.centred(self.target / self.per)
-        self.has_slope = law != "proportional" and np.abs(x).max() > EXACT * np.abs(self.target / self.per).max()
+        least = TOLD * np.abs(self.target / self.per).mean() if law == "measured" else 0.0
+        varies = np.abs(x).max() > EXACT * np.abs(self.target / self.per).max() and x.std() >= least
+        self.has_slope = law != "proportional" and varies
         self.x = x * self.has_slope
         self.direction = self.x / (math.sqrt(self.x @ self.x) or 1.0)  # of the slope among the cells
         self.found = self.slope() if self.has_slope else self.ratio()

@@ -30,11 +30,7 @@ class Cells:
     def __post_init__(self):
         home: dict = {}
         for array, chip in zip(() if self.arrays is None else self.arrays.tolist(), self.chips.tolist()):
-            if home.setdefault(array, chip) != chip:
-                raise InputError(
-                    f"array {array!r} is on the chips {home[array]!r} and {chip!r}; allowed: one chip an array; name "
-                    f"them apart, such as {home[array]}-{array} and {chip}-{array}"
-                )
+            _at_home(home, array, chip)
 
     def scale(self, law: str, curve: tuple[float, ...] = (1.0,)) -> np.ndarray:
         """What one unit of e is worth, (N,): the target, or σ(|target|/max)·max of the largest target; σ is 1 but under
@@ -48,6 +44,15 @@ class Cells:
         """e = (measured/g − target)/scale, (N,); NaN where the scale is 0."""
         scale, e = self.scale(law, curve), np.full(len(self.target), np.nan)
         return np.divide(self.measured / g - self.target, scale, out=e, where=scale != 0)
+
+
+def _at_home(home: dict, array, chip) -> None:
+    """Note the chip of an array; InputError for a second one."""
+    if home.setdefault(array, chip) != chip:
+        raise InputError(
+            f"array {array!r} is on the chips {home[array]!r} and {chip!r}; allowed: one chip an array; name them "
+            f"apart, such as {home[array]}-{array} and {chip}-{array}"
+        )
 
 
 def read_cells(path: str | Path) -> Cells:
@@ -71,12 +76,15 @@ def read_cells(path: str | Path) -> Cells:
 def _read(reader) -> Cells:
     filled = (row for row in reader if "".join(row).strip())
     header, rows = _header(next(filled, [])), []
-    lines: dict[tuple[str, str], int] = {}
+    lines: dict[tuple[str, ...], int] = {}
+    home: dict[str, str] = {}
     for row in filled:
         chip, cell, target, measured, *array = _row(row, header)
-        if first := lines.get((chip, cell)):
+        if first := lines.get((chip, cell, *array)):
             raise InputError(f"cell {cell!r} of chip {chip!r} stands on line {first} already; average the readings")
-        lines[chip, cell] = reader.line_num
+        lines[chip, cell, *array] = reader.line_num
+        for name in array:
+            _at_home(home, name, chip)
         rows.append((chip, _number("target", target), _number("measured", measured), *array))
     if len({chip for chip, *_ in rows}) == len(rows):
         found = "every chip has a single cell" if rows else "no cell in the whole file"

@@ -23,7 +23,7 @@ from .batch_norm import moving_norms, reestimate_batch_norm
 from .checks import InputError, integer
 from .data import Images
 from .estimators import ReadOnce, by_array, grids_of
-from .selftuning import Offset, over_outputs, peak, refuse_other_law
+from .selftuning import Offset, behind, over_outputs, peak, refuse_other_law
 from .variation import Chip, Variation
 
 
@@ -34,10 +34,11 @@ class _Recorder:
     name: str
     seen: dict[str, tuple[Tensor, Tensor]]
     correct: Correct | None
+    behind: bool  # a converter stands behind it
 
     @property
     def by_rows(self) -> bool:
-        return getattr(self.correct, "by_rows", False)
+        return self.behind if self.correct is None else getattr(self.correct, "by_rows", False)
 
     def __call__(self, y: Tensor, x: Tensor, *rows: Rows) -> Tensor:
         before = self.seen.setdefault(self.name, (x, y))
@@ -53,7 +54,7 @@ def traffic(net: nn.Module, batch: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     before = [(layer, layer.correct) for _, layer in crossbars(net)]
     try:
         for name, layer in crossbars(net):
-            layer.correct = _Recorder(name, seen, layer.correct)
+            layer.correct = _Recorder(name, seen, layer.correct, behind(layer))
         with evaluating(net):
             net(batch)
     finally:

@@ -19,8 +19,9 @@ from .analog import Read, crossbars, evaluating
 from .arrays import ROWS
 from .checks import InputError, integer, real
 from .quantizers import straight_through
+from .variation import keyed_generator
 
-LARGEST = 2**20  # values a layer of which the quantile is taken, evenly thinned out
+LARGEST = 2**20  # values a layer of which the quantile is taken, drawn at random from more
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Converter:
 
     @property
     def label(self) -> str:
-        return f"{self.bits} bits, headroom {self.headroom:g}" + ", behind the correction" * self.last
+        place = ", behind the correction" * self.last
+        return f"{self.bits} bits, headroom {self.headroom:g} × the {100 * self.quantile:g}% quantile{place}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Reading:
     step: float
     levels: int
     last: bool = False
+    rows: int = ROWS  # of the arrays that its range is for
 
     def __call__(self, y: Tensor) -> Tensor:
         v = y / self.step
@@ -82,10 +85,15 @@ def attach(net: nn.Module, converter: Converter | None, batch: Tensor | None, ro
 
     batch (B, …): normalized inputs, from which the ideal network tells each layer's range.  rows: of the largest array,
     as in the `Variation` to come.  A layer that the batch does not reach, or whose outputs are all zero, has none.
-    Raises InputError for anything but a Converter."""
+    Raises InputError for anything but a Converter, fewer than 1 row, no batch, or a network without analog layers."""
     if not isinstance(converter, Converter | None):
         raise InputError(f"converter must be a Converter, such as Converter(bits=8), got {converter!r:.80}")
+    integer("rows of an array", rows, 1)
     looks = {layer: _Look() for _, layer in crossbars(net)}
+    if not looks:
+        raise InputError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
+    if converter is not None and not isinstance(batch, Tensor):
+        raise InputError(f"a converter needs a batch of normalized inputs for its range, got {batch!r:.80}")
     for layer in looks:
         layer.read, layer.rows = None, rows
     if converter is None:
@@ -99,14 +107,16 @@ def attach(net: nn.Module, converter: Converter | None, batch: Tensor | None, ro
         for layer in looks:
             layer.read = None
     for layer, look in looks.items():
-        layer.read = _reading(converter, look.seen)
+        layer.read = _reading(converter, look.seen, rows)
 
 
-def _reading(converter: Converter, seen: list[Tensor]) -> Read | None:
-    values = torch.cat(seen) if seen else torch.zeros(1)
-    values = values[:: -(-len(values) // LARGEST)].float()
+def _reading(converter: Converter, seen: list[Tensor], rows: int) -> Read | None:
+    values = torch.cat(seen).float() if seen else torch.zeros(1)
+    if len(values) > LARGEST:
+        some = keyed_generator("converter").integers(len(values), size=LARGEST)
+        values = values[torch.from_numpy(some).to(values.device)]
     top = converter.headroom * float(values.sort().values[round(converter.quantile * (len(values) - 1))])
-    return Reading(top / converter.levels, converter.levels, converter.last) if top > 0 else None
+    return Reading(top / converter.levels, converter.levels, converter.last, rows) if top > 0 else None
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .analog import Crossbar, crossbars
-from .arrays import Grid
+from .arrays import Grid, Rows
 from .checks import InputError, integer, one_of, real
 from .variation import NO_VARIATION, Chip, Variation
 
@@ -111,7 +111,16 @@ class ReadOnce:
         if not by_array(self):
             return lambda x, rows=None: e
         index = (-1,) + (1,) * (-1 - layer.channel)  # along the axis of the outputs
-        return lambda x, rows=None: e[:, rows.index if rows else 0].reshape(index)
+
+        def reading(x: Tensor, rows: Rows | None = None) -> Tensor:
+            if rows is None and e.shape[1] > 1:
+                raise InputError(
+                    f"{name!r} lies on {e.shape[1]} row blocks, each with an estimate of its own; read each, as a "
+                    "correction with by_rows does, or use per='chip'"
+                )
+            return e[:, rows.index if rows else 0].reshape(index)
+
+        return reading
 
     def charge(self, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Reading:
         if by_array(self):

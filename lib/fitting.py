@@ -56,7 +56,7 @@ class Fit:
     target 0 refute the proportional law.  goodness: p-value of the law's fit, NaN if cells cannot tell.  factor: g.
     within, between: σ_W, σ_B on the scale of the targets.  array: σ_A; NaN if no chip has two arrays, None if none
     were noted.  offset: μ; None if proportional, or if no target varies.  curve: under the measured law c₀, c₁, … of
-    σ(g), of all that varies together, so that σ_W² + σ_A² + σ_B² = 1; else None.
+    σ(g), with 1 as its largest value from g = 0 to 1, so that σ_W, σ_A and σ_B are those there; else None.
 
     One chip alone tells no σ_B (NaN); its proportional σ_W is relative to its own mean, which is in the factor then.
     n counts chips of between, offset and a factor from chip means; cells of the others; none of a factor given."""
@@ -101,14 +101,15 @@ class Fit:
         Band: from the Fisher information of the coefficients, Σ 2·gᵏgˡ/σ(g)² over the cells; of σ_W alone otherwise."""
         from scipy.stats import norm
 
-        shape = {"proportional": (0.0, 1.0), "layer-fixed": (1.0,)}.get(self.law, self.curve)
+        shape = self.curve or {"proportional": (0.0, 1.0), "layer-fixed": (1.0,)}[self.law]
         at, own = np.polynomial.polynomial.polyvander(g, len(shape) - 1), self.within
         if self.law != "measured":
             unit = at @ shape
             return own.value * unit, own.low * unit, own.high * unit
         x = np.polynomial.polynomial.polyvander(np.abs(cells.target) / np.abs(cells.target).max(), len(shape) - 1)
         weighted = x / (own.value * (x @ shape))[:, None]
-        spread = np.linalg.pinv(2 * weighted.T @ weighted)
+        groups = len(np.unique(cells.chips if cells.arrays is None else cells.arrays))
+        spread = np.linalg.pinv(2 * weighted.T @ weighted) * len(x) / (len(x) - groups)  # their means are estimated too
         value, half = (
             own.value * (at @ shape),
             norm.ppf((1 + LEVEL) / 2) * np.sqrt(np.einsum("nk,kl,nl->n", at, spread, at)),
@@ -151,31 +152,18 @@ def fit_cells(cells: Cells, law: str | None = None, factor: float | None = None)
         warnings.warn(f"{which} the cells (goodness {goodness:.1g}, allowed: from {FITS}); {fix}", stacklevel=2)
     evidence = 0.0 if likelihood[best] == other else likelihood[best] - other
     array = None if cells.arrays is None else model.array()
-    found = Fit(best, evidence, goodness, model.g, model.within(), model.between(), model.offset(), array)
-    return replace(_to_unit(found), curve=_scaled(found, curve)) if best == MEASURED else found
+    sizes = model.within(), model.between(), model.offset(), array
+    if best != MEASURED:
+        return Fit(best, evidence, goodness, model.g, *sizes)
+    fit = Fit(best, evidence, goodness, model.g, *sizes, curve)
+    g = np.linspace(0, 1, 101)
+    peak = g[np.polynomial.polynomial.polyval(g, curve).argmax()]
+    _, low, high = fit.own_sigma(cells, np.array([peak]))  # of the curve too, not of its scale alone
+    return replace(fit, within=replace(fit.within, low=float(low[0]), high=float(high[0])))
 
 
 def _goodness(law: str, models: dict[str, Model], likelihood: dict[str, float]) -> float:
     return 0.0 if likelihood[law] == -math.inf else models[law].goodness()
-
-
-def _total(fit: Fit) -> float:
-    return math.hypot(*(np.nan_to_num(s.value) for s in (fit.within, fit.between, fit.array) if s))
-
-
-def _to_unit(fit: Fit) -> Fit:
-    """The same with σ_W² + σ_A² + σ_B² = 1."""
-    total = _total(fit)
-
-    def shared_out(s: Estimate) -> Estimate:
-        return replace(s, value=s.value / total, low=s.low / total, high=s.high / total)
-
-    offset, array = fit.offset and shared_out(fit.offset), fit.array and shared_out(fit.array)
-    return replace(fit, within=shared_out(fit.within), between=shared_out(fit.between), offset=offset, array=array)
-
-
-def _scaled(fit: Fit, curve: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(float(c) * _total(fit) for c in curve)
 
 
 def degree_of(cells: Cells) -> int:
@@ -207,7 +195,7 @@ def _curve(cells: Cells, factor: float | None) -> tuple[float, ...] | None:
             score = x.T @ ((square / sigma**2 - 1) / sigma)
             step = np.linalg.lstsq(2 * (x / sigma[:, None]).T @ (x / sigma[:, None]), score, rcond=None)[0]
             c = _inside(c, step, everywhere)
-        c = c / (x @ c).max()
+        c = c / (everywhere @ c).max()
         if np.abs(c - before).max() < CLOSE:
             break
     return tuple(c)

@@ -121,6 +121,9 @@ def law_of(name: str, curve: tuple[float, ...] | None) -> Law:
 def register_law(name: str, law: Law) -> None:
     """Make law(w, e) ↦ w̃, differentiable in w, known as `name` to `Variation(law=name)`; its code enters every key.
 
+    On a differential pair w and e have a leading axis of 2 cells: what is of the layer (its maximum, say) must be taken
+    over all axes.
+
     A tuner needs a correction for it: `SelfTuning(estimator, correction)`.  Raises InputError for a built-in name."""
     _register(LAWS, "law", name, law)
 

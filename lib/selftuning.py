@@ -96,7 +96,7 @@ class Gain:
         read = estimator.deviation(layer, name, chip, variation)
 
         def gain(x: Tensor, rows: Rows | None) -> Tensor:
-            e = read(x, rows) if rows else read(x)
+            e = read(x, rows) if rows and apart else read(x)  # a column of the chip crosses all row blocks
             return over_outputs(layer, (1 + e).clamp_min(floor), grid).to(x.dtype)
 
         return Slot(lambda y, x, rows: y / gain(x, rows), None, apart or behind(layer))
@@ -143,7 +143,7 @@ class Response:
         read = estimator.deviation(layer, name, chip, variation)
 
         def share(x: Tensor, rows: Rows | None) -> Tensor:
-            e = read(x, rows) if rows else read(x)
+            e = read(x, rows) if rows and by_array(estimator) else read(x)
             return over_outputs(layer, e, grid) * layer.part(x, u.to(x), rows)
 
         return Slot(lambda y, x, rows: y - share(x, rows), None, by_array(estimator) or behind(layer))
@@ -209,7 +209,8 @@ class SelfTuning:
     @property
     def label(self) -> str:
         floor = getattr(self.correction, "floor", Gain.floor)
-        return self.estimator.label + (f", floor {floor:g}" if floor != Gain.floor else "")
+        exact = ", by its response" if isinstance(self.correction, Response) else ""
+        return self.estimator.label + exact + (f", floor {floor:g}" if floor != Gain.floor else "")
 
     @contextmanager
     def __call__(self, net: nn.Module, chip: Chip, variation: Variation) -> Iterator[nn.Module]:
@@ -222,7 +223,8 @@ class SelfTuning:
         yield net
 
     def cells(self, net: nn.Module, variation: Variation = NO_VARIATION) -> int:
-        return self.estimator.cells(net, variation) if by_array(self.estimator) else self.estimator.cells(net)
+        placed = (variation,) if by_array(self.estimator) else ()  # who has cells on the chip alone needs no arrays
+        return self.estimator.cells(net, *placed)
 
     def bind(self, net: nn.Module, train: Images) -> SelfTuning:
         """Itself: it needs no images."""

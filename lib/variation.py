@@ -193,6 +193,11 @@ class Variation:
         return (self.between / self.total) ** 2 if self.total else 0.0
 
     @property
+    def common_share(self) -> float:
+        """(σ_A² + σ_B²)/σ², what cells of an array share; the ρ of `split`.  0 without variation."""
+        return (self.between**2 + self.array**2) / self.total**2 if self.total else 0.0
+
+    @property
     def array_share(self) -> float:
         """α = σ_A²/(σ_A² + σ_B²); 0 where cells share nothing."""
         return self.array**2 / (self.array**2 + self.between**2) if self.array else 0.0
@@ -201,7 +206,7 @@ class Variation:
     def label(self) -> str:
         """Its name in lists."""
         law = f"{self.law} " if self.law != "proportional" else ""
-        share = f" ρ {self.between_share:.3g}" if self.between else ""
+        share = f" ρ {self.common_share:.3g}" if self.between or self.array else ""
         array = f" α {self.array_share:.3g}" if self.array else ""
         mapping = f", {self.mapping}" if self.mapping != "single-ended" else ""
         return f"{law}σ {self.total:.3g}{share}{array}{mapping}"

@@ -4,6 +4,7 @@ Everything is QAVAT trained on the within part of single-ended cells, as in note
 and the shared part ρ = ½ stay; α is the part of what cells share that each array has for itself.
 """
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -42,8 +43,9 @@ from .variation_and_chips import PCM_COEFFICIENTS, PCM_G_MAX
 
 NET, ALPHA, HEADROOMS = "QAVAT", 0.1, (1.0, 4.0)  # ALPHA: of the claims
 BY = ["network", "law"]
+TRANSPARENT = Converter(16, 16.0)  # clips nothing, in the float32 of all converters: what they are held against
 # σ(g) in units of the largest conductance.  RRAM: 6,000 cells of two chips of github.com/akashlevy/RRAM-RADAR-Tuning,
-# targets 112 and 170 µS, read off by `fit_cells`; below 112 µS it is a straight line drawn on.
+# targets 112 and 170 µS, through which `fit_cells` draws a line; what it says of smaller conductances nobody measured.
 DEVICES = {"PCM": tuple(c / PCM_G_MAX for c in PCM_COEFFICIENTS), "RRAM": (0.164, -0.107)}
 
 
@@ -61,7 +63,7 @@ def by_chip(bench: Bench) -> SelfTuning:
 
 
 def by_array(bench: Bench) -> SelfTuning:
-    """As many cells in all, an equal part in each array."""
+    """An equal part of as many cells in each array; what is left over is not used."""
     return SelfTuning(ReferenceCells(max(1, by_chip(bench).estimator.n // arrays_of(bench.setting)), per="array"))
 
 
@@ -104,13 +106,16 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
             patterns = {"within only": within, "α = 0": plain, f"α = {ALPHA:g}": pattern(bench, ALPHA)}
             for name, v in patterns.items():
                 for by in ("untuned", "chip's cells"):
+                    if by != "untuned" and mapping == "differential" and bench.law == "layer-fixed":
+                        continue  # what cells share cancels in a pair, so there is nothing to tune
                     at = {"of": "mapping", "mapping": mapping, "pattern": name, "by": by}
                     found.append(case(bench, replace(v, mapping=mapping), tried[by], **at))
         for bits in profile.converter_bits:
-            places = {f"headroom {h:g}": Converter(bits, h) for h in HEADROOMS}
-            for name, converter in (places | {"behind the correction": Converter(bits, last=True)}).items():
+            tried_at = {f"headroom {h:g}": Converter(bits, h) for h in HEADROOMS}
+            for name, converter in (tried_at | {"behind the correction": Converter(bits, last=True)}).items():
                 at = {"of": "converter", "bits": bits, "converter": name}
                 found.append(case(bench, plain, by_chip(bench), converter, **at))
+        found.append(case(bench, plain, by_chip(bench), TRANSPARENT, of="transparent"))
         if bench.law == "proportional":  # a device has a law of its own
             for device, curve in DEVICES.items():
                 for mapping in ("single-ended", "differential"):
@@ -127,28 +132,32 @@ def alpha_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def halving(alphas: np.ndarray, gains: np.ndarray) -> float:
-    """The α at which a gain has fallen to half of that at α = 0, on straight lines between the α measured; 1 if at
-    none."""
+    """The α at which a gain has fallen to half of that at α = 0, on straight lines between the α measured; NaN if at
+    none, or where there is no gain at α = 0."""
     below = np.flatnonzero(gains < gains[0] / 2)
-    if not len(below):
-        return 1.0
+    if not len(below) or gains[0] <= 0:
+        return math.nan
     i = below[0]
     share = (gains[i - 1] - gains[0] / 2) / (gains[i - 1] - gains[i])
     return float(alphas[i - 1] + share * (alphas[i] - alphas[i - 1]))
 
 
 def half_table(table: pd.DataFrame) -> pd.DataFrame:
-    """network, law: the α at which the chip's cells bring half of what they bring at α = 0, and that gain (points)."""
+    """network, law: what the chip's cells bring at α = 0 (points), and the α at which they bring half of that: mean,
+    smallest and largest of the training seeds."""
+    rows = []
+    for names, part in groups(where(table, of="alpha"), BY):
+        gains = {seed: chip_gains(own) for seed, own in part.groupby("seed")}
+        halves = [halving(part.alpha.unique(), found) for found in gains.values()]
+        about = {"gain at α = 0": np.mean([found[0] for found in gains.values()]), "half at α": np.mean(halves)}
+        rows.append(names | about | {"smallest": min(halves), "largest": max(halves), "seeds": len(halves)})
+    return pd.DataFrame(rows)
 
-    def statistics(rows: pd.DataFrame) -> dict:
-        gains = [
-            difference(per_chip(at, by="chip's cells"), per_chip(at, by="untuned")).value
-            for _, at in groups(rows, ["alpha"])
-        ]
-        half = halving(rows.alpha.unique(), np.array(gains))
-        return {"half": Estimate(half, half, half, 1), "gain": Estimate(gains[0], gains[0], gains[0], 1)}
 
-    return summary(where(table, of="alpha"), BY, statistics)
+def chip_gains(rows: pd.DataFrame) -> np.ndarray:
+    """What the chip's cells bring at each α (points), of one seed."""
+    each = (at for _, at in groups(rows, ["alpha"]))
+    return np.array([paired(at, "by", "chip's cells", "untuned").value for at in each])
 
 
 def alpha_claims(table: pd.DataFrame) -> list[Claim]:
@@ -163,8 +172,7 @@ def alpha_claims(table: pd.DataFrame) -> list[Claim]:
 
 
 def cells_table(table: pd.DataFrame, profile: Profile) -> pd.DataFrame:
-    """network, law, alpha, n, cells: distance from the oracle of each array (points) of n cells per array; the last row
-    of each: the cells of the whole chip, as many as in notebook 05."""
+    """network, law, alpha, n, cells (of the chip): points below the oracle of each array, of n cells per array."""
     settings = {s.network: s for s in profile.settings}
     tried = where(table, of="cells")
 
@@ -196,32 +204,32 @@ def mapping_claims(table: pd.DataFrame) -> list[Claim]:
     pairs, ideal = where(table, of="mapping", mapping="differential", pattern="α = 0"), where(table, of="ideal")
     untuned = where(pairs, by="untuned")
     found = claimed(untuned, BY, "loss of a differential pair, untuned", lambda r: loss(ideal, r), below=ALLOWED_LOSS)
-    told = "gain of tuning on a differential pair"
+    told, pairs = "gain of tuning on a differential pair", where(pairs, law="proportional")  # else 0 by construction
     return found + claimed(pairs, BY, told, lambda r: paired(r, "by", "chip's cells", "untuned"), above=0)
 
 
 def converter_table(table: pd.DataFrame) -> pd.DataFrame:
     """network, law, converter, bits: mean, and what the converter costs a tuned chip (points, the same chips)."""
-    without = where(table, of="alpha", alpha=0.0, by="chip's cells")
 
     def statistics(rows: pd.DataFrame) -> dict:
-        return {"mean": average(rows), "cost": difference(per_chip(alike(without, rows, *BY)), per_chip(rows))}
+        return {"mean": average(rows), "cost": converter_cost(table, rows)}
 
     found = summary(where(table, of="converter"), [*BY, "converter", "bits"], statistics)
     return found.astype({"bits": int})
 
 
+def converter_cost(table: pd.DataFrame, rows: pd.DataFrame) -> Estimate:
+    """What a converter costs against one that clips nothing and has 16 bits."""
+    return difference(per_chip(alike(where(table, of="transparent"), rows, *BY)), per_chip(rows))
+
+
 def converter_claims(table: pd.DataFrame) -> list[Claim]:
-    """With 8 bits and room for the shared part, a converter costs a tuned chip less than a point."""
-    without = where(table, of="alpha", alpha=0.0, by="chip's cells")
-
-    def cost(rows: pd.DataFrame) -> Estimate:
-        return difference(per_chip(alike(without, rows, *BY)), per_chip(rows))
-
+    """A converter of 8 bits, with and without room for the shared part, costs a tuned chip less than a point."""
     found = []
     for headroom in HEADROOMS:
         at = where(table, of="converter", bits=8, converter=f"headroom {headroom:g}")
-        found += claimed(at, BY, f"cost of a converter of 8 bits, headroom {headroom:g}", cost, below=1)
+        told = f"cost of a converter of 8 bits, headroom {headroom:g}"
+        found += claimed(at, BY, told, lambda r: converter_cost(table, r), below=1)
     return found
 
 

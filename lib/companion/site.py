@@ -194,7 +194,8 @@ def provenance(chosen: Profile, names: list[str], records: list[dict]) -> str:
     rows = []
     for r in records:
         data = r["dataset"]["name"] if r["dataset"] else "–"
-        seeds, results = " ".join(map(str, r["seeds"])) or "–", f"{len(r['results'])}, first {r['results'][0]}"
+        seeds = " ".join(map(str, r["seeds"])) or "–"
+        results = f"{len(r['results'])}, first {r['results'][0]}" if r["results"] else "none"
         rows.append((r["figure"], r["sources"][:12], data, seeds, results, r["device"], r["png"][:12]))
     head = ("figure", "sources (SHA-256)", "images", "seeds", "stored results", "device", "picture (SHA-256)")
     parts.append("## Figures\n\n" + _table(head, rows))
