@@ -5,7 +5,6 @@ Without Chromium these tests are not run, and the end of the output says so; ANA
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -77,9 +76,8 @@ def run_all(page) -> None:
 def test_jupyterlab_runs_the_first_notebook_and_lists_its_sections(browser, lab):
     with opened(browser, lab + "first.ipynb") as (page, _):
         run_all(page)
-        last = page.locator(".jp-Notebook .jp-CodeCell").last
+        # of the last code cell: Run All stops at an error
         page.get_by_text("00.3: not answered yet").wait_for(timeout=120_000, state="attached")
-        last.locator(".jp-InputPrompt", has_text=re.compile(r"\d")).wait_for(timeout=10_000, state="attached")
         assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
         assert page.locator(".jp-Notebook figure img").count() == 3
         page.keyboard.press("Control+Shift+K")  # the table of contents

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..networks import NAMES
 
-# Okabe–Ito colours, safe for colour-blind readers; marker and line style repeat the distinction
+# Okabe–Ito colours, its two pale ones darker: 3:1 against white; marker and line style repeat the distinction
 STYLE = {
     "QAVAT": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
     "QAT": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
@@ -18,8 +18,8 @@ STYLE = {
 }
 TUNING_STYLE = {
     "untuned": {"color": "#767676", "marker": "x", "linestyle": ":"},
-    "reference cells": {"color": "#56B4E9", "marker": "o", "linestyle": "-"},
-    "oracle": {"color": "#E69F00", "marker": "^", "linestyle": "--"},
+    "reference cells": {"color": "#3B97D3", "marker": "o", "linestyle": "-"},
+    "oracle": {"color": "#C98200", "marker": "^", "linestyle": "--"},
     "reference columns": {"color": "#882255", "marker": "s", "linestyle": "-."},
 }
 OWN = TUNING_STYLE["reference cells"]  # what a user puts in their place looks the same
@@ -39,7 +39,7 @@ MAPPING_STYLE = {
 PATTERN_STYLE = {"within": {"color": "#BBBBBB"}, "between": {"color": "#555555"}}
 # of bits and other things that have no colour of their own; nine, as many as the profiles have
 _LOOKS = zip(
-    ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#882255", "#767676", "#000000"),
+    ("#0072B2", "#C98200", "#CC79A7", "#009E73", "#A63D00", "#3B97D3", "#882255", "#767676", "#000000"),
     ("o", "s", "^", "D", "v", "x", "P", "d", "+"),
     ("-", "--", "-.") * 3,
     strict=True,
@@ -205,3 +205,30 @@ def span(axes) -> str:
     """The range of the vertical axes of one or several panels, for an alt text: "40 to 90"."""
     limits = np.array([ax.get_ylim() for ax in np.ravel(axes)])
     return f"{limits.min():.0f} to {limits.max():.0f}"
+
+
+def finding(fig, text: str) -> None:
+    """The figure's title: what was found, in a sentence without a full stop; above its legend, where it has one."""
+    if fig.legends:
+        fig.legends[0].set_title(text, prop={"size": 13, "weight": "bold"})
+    else:
+        fig.suptitle(text, fontsize=13, fontweight="bold")
+
+
+def label_ends(ax) -> None:
+    """The labels of the lines at their right ends, in their colours, moved apart where they would overlap."""
+    from matplotlib.transforms import offset_copy
+
+    handles, labels = ax.get_legend_handles_labels()
+    lines = [(h[0] if isinstance(h, tuple) else h, label) for h, label in zip(handles, labels)]
+    lines = [(getattr(h, "lines", (h,))[0] if hasattr(h, "lines") else h, label) for h, label in lines]
+    ends = sorted(
+        (ax.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1], line, label) for line, label in lines
+    )
+    height, below = 1.35 * 10 * ax.figure.dpi / 72, -np.inf
+    for pixel, line, label in ends:
+        place = max(pixel, below + height)
+        below = place
+        where = offset_copy(ax.transData, ax.figure, x=6, y=(place - pixel) * 72 / ax.figure.dpi, units="points")
+        x, y = line.get_xdata()[-1], line.get_ydata()[-1]
+        ax.text(x, y, label, color=line.get_color(), fontsize=10, va="center", transform=where, clip_on=False)

@@ -65,14 +65,21 @@ def map_table(maps: Mapping[int, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["chip", "mean", "std", "cells"])
 
 
-def measured_components(variation: Variation, chips: Sequence[int], cells: int) -> pd.DataFrame:
-    """n_chips, sigma_within, sigma_between recovered from simulated cells by one-way analysis of variance.
+def measured_components(variation: Variation, chips: Sequence[int], cells: int, laboratories: int) -> pd.DataFrame:
+    """n_chips, sigma_within, sigma_between recovered from simulated cells by one-way analysis of variance: the median
+    over laboratories that measure chips of their own, and (…_low, …_high) the middle nine tenths of them.
 
     Each chip is the first of a lot of its own: whoever measures has no lot that is spread."""
-    like = torch.empty(cells)
-    e = np.stack([variation.deviation(Chip.of("test", 0, run), "cells", like).numpy() for run in range(max(chips))])
-    rows = [(n, *variance_components(e[:n])) for n in chips]
-    return pd.DataFrame(rows, columns=["n_chips", "sigma_within", "sigma_between"])
+    like, most, found = torch.empty(cells), max(chips), []
+    for first in range(0, laboratories * most, most):
+        each = (Chip.of("test", 0, run) for run in range(first, first + most))
+        e = np.stack([variation.deviation(chip, "cells", like).numpy() for chip in each])
+        found.append([variance_components(e[:n]) for n in chips])
+    low, middle, high = np.quantile(found, (0.05, 0.5, 0.95), axis=0).transpose(0, 2, 1)  # (component, chips) each
+    columns = {"n_chips": chips}
+    for i, name in enumerate(("sigma_within", "sigma_between")):
+        columns |= {name: middle[i], f"{name}_low": low[i], f"{name}_high": high[i]}
+    return pd.DataFrame(columns)
 
 
 def component_claims(recovered: pd.DataFrame, variation: Variation) -> list[Claim]:

@@ -1,0 +1,64 @@
+"""The look of the figures: contrast on white, colours apart for the colour-blind, a second cue in grey."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+
+from lib.companion import figures
+
+# Machado, Oliveira & Fernandes (2009), severity 1.0: linear RGB → as seen
+SEEN = {
+    "all colours": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # sRGB, D65
+PALETTES = {"methods": figures.STYLE, "tunings": figures.TUNING_STYLE, "bits": dict(enumerate(figures.BITS_STYLE))}
+
+
+def linear(color: str) -> np.ndarray:
+    v = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of linear RGB."""
+    t = TO_XYZ @ np.clip(rgb, 0, 1) / TO_XYZ.sum(1)
+    f = np.where(t > (6 / 29) ** 3, np.cbrt(t), t / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("name", PALETTES)
+def test_every_colour_has_three_to_one_against_white(name):
+    for look in PALETTES[name].values():
+        luminance = linear(look["color"]) @ TO_XYZ[1]
+        assert 1.05 / (luminance + 0.05) >= 3, look
+
+
+@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("name", PALETTES)
+def test_colours_stay_apart_for_every_eye_or_differ_in_marker_and_line(name, seen):
+    for (a, one), (b, other) in combinations(PALETTES[name].items(), 2):
+        distance = np.linalg.norm(np.subtract(*(lab(SEEN[seen] @ linear(x["color"])) for x in (one, other))))
+        cues = one["marker"] != other["marker"] and one["linestyle"] != other["linestyle"]
+        assert distance >= (8 if cues else 15), (a, b, seen, distance)
+
+
+@pytest.mark.parametrize("name", PALETTES)
+def test_in_grey_marker_and_line_tell_them_apart(name):
+    cues = [(look["marker"], look["linestyle"]) for look in PALETTES[name].values()]
+    assert len(set(cues)) == len(cues)
+    assert len({marker for marker, _ in cues}) == len(cues)
+
+
+def test_labels_at_line_ends_do_not_overlap():
+    fig, [[ax]] = figures.panels(1, 1)
+    for i, (label, look) in enumerate(figures.STYLE.items()):
+        ax.plot([0, 1], [0, 0.01 * i], label=label, **look)
+    figures.label_ends(ax)
+    fig.canvas.draw()
+    boxes = sorted((t.get_window_extent().extents for t in ax.texts), key=lambda box: box[1])
+    assert len(boxes) == len(figures.STYLE)
+    assert all(upper[1] >= lower[3] - 2 for lower, upper in pairwise(boxes))
