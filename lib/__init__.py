@@ -35,6 +35,7 @@ from .networks import build
 from .post_training import post_training_quantize
 from .quantizers import Bits
 from .selftuning import Correction, Gain, Offset, SelfTuning, Tuning
+from .shipped import load_shipped, shipped_networks
 from .training import Recipe, fit
 from .variation import Chip, Variation, register_cells, register_law
 
@@ -44,7 +45,8 @@ __all__ = [
     "Bits", "Chip", "Correction", "Counts", "Estimator", "Gain", "Images", "NoisyBatchNorm", "Offset", "Oracle",
     "OutputGain", "PerChipBatchNorm", "ReadOnce", "Recipe", "ReferenceCells", "ReferenceColumns", "SelfTuning",
     "StaticFold", "Tuner", "Tuning", "UserError", "Variation", "accuracy", "build", "evaluate", "evaluate_mean",
-    "fit", "fit_cells", "freeze_batch_norm", "load", "load_analog", "post_training_quantize", "programmed",
-    "read_cells", "reestimate_batch_norm", "register_cells", "register_law", "report", "save_analog", "to_analog",
+    "fit", "fit_cells", "freeze_batch_norm", "load", "load_analog", "load_shipped", "post_training_quantize",
+    "programmed", "read_cells", "reestimate_batch_norm", "register_cells", "register_law", "report", "save_analog",
+    "shipped_networks", "to_analog",
 ]
 # fmt: on

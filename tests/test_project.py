@@ -19,7 +19,7 @@ from lib.companion import paper_versus_ours
 SCIENCE = (
     "checks sources content identity torch_internals quantizers variation statistics lots cells cell_model fitting "
     "analog precision conversion folding files networks folders data classify batch_norm training post_training "
-    "evaluation adaptive estimators selftuning controls accounting trials"
+    "evaluation adaptive estimators selftuning controls accounting trials shipped"
 ).split()
 # room → rooms that its modules may import from; "" is the science
 ROOMS = {"": {""}, "experiments": {"", "experiments"}, "companion": {"", "experiments", "companion"}}
