@@ -88,17 +88,22 @@ def load_shipped(name: str, folder: Path = FOLDER) -> nn.Module:
 
 def shipped_networks(folder: Path = FOLDER) -> dict[str, Shipped]:
     """Name → network, in alphabetical order; empty where there are none.  Raises RunError for a file that is none."""
-    stamps = [(path, path.stat().st_mtime_ns) for path in sorted(Path(folder).glob("*.safetensors"))]
-    return {one.name: one for one in map(_described, *zip(*stamps))} if stamps else {}
+    return {one.name: one for one in _found(_stamps(folder)).values()}
 
 
 def shipped(trial: Trial, fingerprint: str, folder: Path = FOLDER) -> Shipped | None:
     """The shipped network of a trial on images of that fingerprint, whatever their name."""
-    wanted = _identity(trial)
-    return next(
-        (s for s in shipped_networks(folder).values() if s.fingerprint == fingerprint and _identity(s.trial) == wanted),
-        None,
-    )
+    return _found(_stamps(folder)).get((fingerprint, _identity(trial)))
+
+
+def _stamps(folder: Path) -> tuple[tuple[Path, int], ...]:
+    return tuple((path, path.stat().st_mtime_ns) for path in sorted(Path(folder).glob("*.safetensors")))
+
+
+@functools.lru_cache(8)
+def _found(stamps: tuple[tuple[Path, int], ...]) -> dict[tuple[str, str], Shipped]:
+    networks = [_described(path) for path, _ in stamps]
+    return {(one.fingerprint, _identity(one.trial)): one for one in networks}
 
 
 def ship(trial: Trial, dataset: Dataset, state: State, path: Path, trained: Mapping[str, str]) -> Shipped:
@@ -127,7 +132,7 @@ def ship(trial: Trial, dataset: Dataset, state: State, path: Path, trained: Mapp
         "codes": json.dumps(packed),
     }
     save_file(tensors, str(path), metadata=about | {"sha256": _digest(about, tensors)})
-    return _described(path, path.stat().st_mtime_ns)
+    return _described(path)
 
 
 def packed_codes(codes: Tensor, bits: int) -> Tensor:
@@ -174,13 +179,14 @@ def of_plain(kind: type, found: Mapping) -> Any:
     return kind(**values)
 
 
+@functools.lru_cache(None)
 def _identity(trial: Trial) -> str:
+    """What was trained, whatever its images are called."""
     return json.dumps(trial.config() | {"dataset": None}, sort_keys=True)
 
 
-@functools.lru_cache(None)
-def _described(path: Path, stamp: int) -> Shipped:
-    """What the head of a file says; stamp: when it was written."""
+def _described(path: Path) -> Shipped:
+    """What the head of a file says."""
     try:
         with safe_open(str(path), "pt") as file:
             about = file.metadata() or {}

@@ -92,11 +92,11 @@ def test_every_flipped_byte_is_found(data, tmp_path):
     places = [3, 40, 300, len(whole) // 2, len(whole) - 1, whole.index(b"sha256") + 12, whole.index(b"this CPU")]
     for place in places:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        shipped._described.cache_clear()
+        shipped._found.cache_clear()
         with pytest.raises(RunError, match="is damaged .*git checkout -- data/networks"):
             load_shipped("net", tmp_path)
     path.write_bytes(whole)
-    shipped._described.cache_clear()
+    shipped._found.cache_clear()
     load_shipped("net", tmp_path)
 
 

@@ -7,72 +7,22 @@ interrupt or a lost worker costs a segment; the client submits what has become p
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
-import torch
 
 from ..checks import InputError, RunError
-from ..conversion import converted
-from ..data import Dataset, fingerprint, load
-from ..evaluation import Counts, best_precision, places
-from ..networks import build
+from ..data import fingerprint
+from ..evaluation import Counts, places
 from ..precision import training_precision
-from ..sources import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
+from ..sources import require_unchanged
 from ..training import State
 from ..trials import Measurement, Trial
 from . import cluster, timing, workers
+from .keys import checkpoint, measurement_key, precision, shipped_for, trial_key
 from .settings import Settings
-from .store import key_of
 
 SHARD_SECONDS = 8.0  # of a task that measures, as estimated; half of that on the processors we know
 URGENT = 10**9  # Dask priority of what is quick and needed by others
-
-
-def dataset_of(trial: Trial, settings: Settings) -> Dataset:
-    return load(trial.dataset, settings.data)
-
-
-def trial_key(trial: Trial, settings: Settings) -> str:
-    data = fingerprint(trial.dataset, settings.data)
-    dtype = precision(trial, settings, training_precision)
-    return key_of({"trial": trial.config(), "data": data, "dtype": dtype}, TRAINING_SOURCES)
-
-
-def measurement_key(m: Measurement, settings: Settings) -> str | None:
-    """Of the counts of a network as the store holds it; None where it is still to be trained."""
-    trial = trial_key(m.trial, settings)
-    if (content := settings.store.checkpoint_digest(trial)) is None:
-        return None
-    config = {"trial": trial, "checkpoint": content, "measurement": m.config(), "dtype": precision(m.trial, settings)}
-    return key_of(config, MEASURING_SOURCES)
-
-
-def precision(trial: Trial, settings: Settings, best: Callable[..., str] = best_precision) -> str:
-    """Of a trial's training, or of the Monte Carlo of its network: that of the settings, else the best here; the client
-    decides for all."""
-    if settings.precision:
-        return settings.precision
-    of = timing.shape(trial.dataset)
-    shape = of.channels, of.classes, of.size
-    return _best(best, trial.network, trial.width, *shape, trial.bits, trial.quantizers, settings.device)
-
-
-@lru_cache
-def _best(
-    best: Callable[..., str],
-    name: str,
-    width: float,
-    channels: int,
-    classes: int,
-    size: int,
-    bits: str | None,
-    quantizers: str,
-    device: str,
-) -> str:
-    x = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    net = converted(build(name, channels, classes, size, width), bits, x, quantizers).to(device)
-    return best(net, x.to(device))
 
 
 def stored(m: Measurement, settings: Settings) -> Counts:
@@ -133,7 +83,7 @@ def _lineage(trial: Trial) -> list[Trial]:
 
 
 def _is_trained(trial: Trial, settings: Settings) -> bool:
-    return settings.store.has_checkpoint(trial_key(trial, settings))
+    return bool(shipped_for(trial, settings)) or settings.store.has_checkpoint(trial_key(trial, settings))
 
 
 def collect(
@@ -217,7 +167,7 @@ class _Run:
 
     def want(self, trial: Trial, then: Callable[[State], None]) -> None:
         """Call then(state) with the trial's checkpoint: now, or when it has been trained."""
-        state = None if trial in self.waiting else self.store.checkpoint(trial_key(trial, self.settings))
+        state = None if trial in self.waiting else checkpoint(trial, self.settings)
         if state is not None:
             then(state)
         elif trial in self.waiting:
