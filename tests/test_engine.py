@@ -114,7 +114,7 @@ def test_images_that_are_skipped_are_not_seen(tmp_path):
     whole, rest = Measurement(FLOAT, Variation(), 1), Measurement(FLOAT, Variation(), 1, skip=20)
     table = collect(settings, whole, rest)
     assert table.images.tolist() == [60, 40]
-    net, test = results.network(FLOAT, settings), engine.load("toy").test
+    net, test = results.network(FLOAT, settings), keys.load("toy").test
     assert table.correct.iloc[1] == evaluate(net, test.balanced(None, skip=20), chips=1).correct[0]
 
 
@@ -132,7 +132,7 @@ def test_restored_networks_are_the_trained_ones(tmp_path):
     settings = run_in(tmp_path)
     collect(settings, Measurement(PTQ, Variation(0.5), 1))
     a, b = results.network(PTQ, settings), results.network(PTQ, settings)
-    x = engine.load("toy").test.normalized()
+    x = keys.load("toy").test.normalized()
     assert torch.equal(a(x), b(x)) and not a.training
 
 
@@ -143,7 +143,7 @@ def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
     first = results.tabulated(made, {"toy": QAVAT}, settings, shared=shared, images=20)
     assert list(first.network.unique()) == ["toy"] and len(first) == 6
     threads = torch.get_num_threads()
-    direct = made({"toy": results.network(QAVAT, settings)}, engine.load("toy"), shared, 20)
+    direct = made({"toy": results.network(QAVAT, settings)}, keys.load("toy"), shared, 20)
     assert (first.drop(columns="change") == direct.drop(columns="change")).all(axis=None)
     assert torch.get_num_threads() == threads
     with monkeypatch.context() as patched:

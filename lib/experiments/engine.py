@@ -57,7 +57,7 @@ def missing(measurements: Iterable[Measurement], settings: Settings) -> Work:
         done = set(stored(m, settings).chips.tolist()) if known else set()
         if chips := [chip for chip in range(m.chips) if chip not in done]:
             gaps.append((m, chips))
-            for trial in _lineage(m.trial):
+            for trial in _lineage(m.trial, settings if known else None):
                 if trial not in trials and not (known and _is_trained(trial, settings)):
                     trials[trial] = None
     return Work(list(trials), gaps)
@@ -77,9 +77,11 @@ def merged(measurements: Iterable[Measurement]) -> list[Measurement]:
     return [replace(bare, chips=n) for bare, n in chips.items()]
 
 
-def _lineage(trial: Trial) -> list[Trial]:
-    """A trial after its ancestors."""
-    return [*(_lineage(trial.parent) if trial.parent else []), trial]
+def _lineage(trial: Trial, settings: Settings | None) -> list[Trial]:
+    """A trial after its ancestors, from the first that is not shipped; settings: None where images are not at hand."""
+    if settings and shipped_for(trial, settings):
+        return []
+    return [*(_lineage(trial.parent, settings) if trial.parent else []), trial]
 
 
 def _is_trained(trial: Trial, settings: Settings) -> bool:
@@ -236,5 +238,5 @@ def _critical_paths(work: Work, device: str) -> dict[Trial, float]:
 def ensure(trial: Trial, settings: Settings) -> None:
     """Train a trial now if the store lacks it or finds it damaged."""
     if not _is_trained(trial, settings):
-        untrained = [t for t in _lineage(trial) if not _is_trained(t, settings)]
+        untrained = [t for t in _lineage(trial, settings) if not _is_trained(t, settings)]
         _compute(Work(untrained, []), settings, progress=False)
