@@ -141,7 +141,7 @@ def test_notebooks_are_clean_and_well_formed(path):
     assert not defined, "notebooks call lib, they define nothing"
 
 
-@pytest.mark.parametrize("profile", ["quick", "reduced"])
+@pytest.mark.parametrize("profile", ["quick", "published"])
 def test_committed_figures_are_complete(profile):
     folder = ROOT / "figures" / profile
     names = {p.stem for p in folder.glob("*.png")}

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..checks import InputError, RunError
-from ..data import fingerprint
 from ..evaluation import Counts, places
 from ..precision import training_precision
 from ..sources import require_unchanged
 from ..training import State
 from ..trials import Measurement, Trial
 from . import cluster, timing, workers
+from .datasets import fingerprint
 from .keys import checkpoint, measurement_key, precision, shipped_for, trial_key
 from .settings import Settings
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 
 from ..conversion import converted
-from ..data import Dataset, fingerprint, load
+from ..data import Dataset
 from ..evaluation import best_precision
 from ..networks import build
 from ..precision import training_precision
@@ -19,6 +19,7 @@ from ..sources import MEASURING_SOURCES, TRAINING_SOURCES
 from ..training import State
 from ..trials import Measurement, Trial
 from . import timing
+from .datasets import fingerprint, load
 from .settings import Settings
 from .store import key_of
 
