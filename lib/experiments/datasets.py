@@ -55,7 +55,7 @@ def _walk(path: Path) -> list[tuple[str, list[str], list[str]]]:
 
 @lru_cache(4)
 def _folder(path: Path, stamps: tuple[int, ...]) -> Dataset:
-    files = [Path(inside, name) for inside, _, names in _walk(path) for name in sorted(names)]
+    files = [Path(inside, name) for inside, _, names in _walk(path) for name in ["", *sorted(names)]]
     about = [(str(file.relative_to(path)), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     key = hashlib.sha256(repr((str(path), about)).encode()).hexdigest()
     kept = Path(os.environ.get(CACHE_VARIABLE) or home() / "cache") / "folders" / f"{key}.safetensors"
