@@ -1,7 +1,7 @@
 """What arrays, differential pairs and converters cost a Monte Carlo: `python -m benchmarks.silicon`.
 
 One thread; slices of 64 images, where the work per chip weighs most, and 1,000 images per chip; best of several turns
-of all cases, as a ratio to the speed without any of it.  The converter computes in float32, so it is compared with that.
+of all cases, as a ratio to the speed without any of it.  The converter computes in float32, and is compared with that.
 """
 
 import time

@@ -39,6 +39,7 @@ from .placement import report
 from .post_training import post_training_quantize
 from .quantizers import Bits
 from .selftuning import Correction, Gain, Offset, Response, SelfTuning, Tuning
+from .shipped import load_shipped, shipped_networks
 from .training import Recipe, fit
 from .variation import Chip, Variation
 
@@ -49,7 +50,7 @@ __all__ = [
     "Oracle", "OutputGain", "PerChipBatchNorm", "ReadOnce", "Recipe", "ReferenceCells", "ReferenceColumns", "Response",
     "SelfTuning", "StaticFold", "Tuner", "Tuning", "UserError", "Variation", "accuracy", "attach", "build",
     "converting", "evaluate", "evaluate_mean", "fit", "fit_cells", "freeze_batch_norm", "load", "load_analog",
-    "post_training_quantize", "programmed", "read_cells", "reestimate_batch_norm", "register_cells", "register_law",
-    "report", "save_analog", "to_analog",
+    "load_shipped", "post_training_quantize", "programmed", "read_cells", "reestimate_batch_norm", "register_cells",
+    "register_law", "report", "save_analog", "shipped_networks", "to_analog",
 ]
 # fmt: on

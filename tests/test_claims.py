@@ -115,7 +115,7 @@ def test_two_intervals_are_apart_by_their_nearer_ends():
 def test_equal_cases_count_once(mixed):
     twice = made_up(lambda *at: within_and_between_chips.measurements(*at) * 2, mixed_pattern)
     assert len(twice) == len(mixed)
-    assert profile("reduced", seeds="0,0").seeds == (0,)
+    assert profile("published", seeds="0,0").seeds == (0,)
 
 
 def test_operating_points():

@@ -83,15 +83,15 @@ def test_interrupted_runs_end_the_same():
 @pytest.mark.parametrize(
     "arguments,parts",
     [
-        (["--profile", "fast"], ["'fast'", "smoke, rehearsal, quick, reduced, paper"]),
+        (["--profile", "fast"], ["'fast'", "smoke, rehearsal, quick, colour, published, paper"]),
         (["--profile", "smoke", "--only", "00,42"], ["'42'", "00, 01, 02, 03"]),
-        (["--profile", "reduced", "--networks", "lenet6"], ["'lenet6'", "lenet5, lenet5-classic"]),
-        (["--profile", "reduced", "--networks", "lenet5-classic"], ["'lenet5-classic'", "notebook 00", "--only 07"]),
+        (["--profile", "published", "--networks", "lenet6"], ["'lenet6'", "lenet5, lenet5-classic"]),
+        (["--profile", "published", "--networks", "lenet5-classic"], ["'lenet5-classic'", "notebook 00", "--only 07"]),
         (
-            ["--profile", "reduced", "--networks", "lenet5", "--only", "07"],
+            ["--profile", "published", "--networks", "lenet5", "--only", "07"],
             ["'lenet5'", "lenet5-classic, resnet18, vgg11"],
         ),
-        (["--profile", "reduced", "--seeds", "0,7"], ["'7'", "0, 1, 2"]),
+        (["--profile", "published", "--seeds", "0,7"], ["'7'", "0, 1, 2"]),
         (["--device", "tpu"], ["'tpu'", "cpu, cuda"]),
         (["--jobs", "many"], ["'many'", "0 to 256"]),
         (["--data-dir", "/nowhere/at/all"], ["/nowhere/at/all", "existing"]),
@@ -120,7 +120,7 @@ def test_list_and_dry_run(capsys, monkeypatch, tmp_path):
 def test_a_dry_run_of_published_sizes_needs_no_data(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path))
     monkeypatch.setenv("ANALOG_PIM_DATA", str(tmp_path))
-    assert module.main(["--profile", "reduced", "--only", "07", "--networks", "lenet5-classic", "--dry-run"]) == 0
+    assert module.main(["--profile", "published", "--only", "07", "--networks", "lenet5-classic", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("train ") for line in lines) == 16 and sum(" 300 chips " in line for line in lines) == 18
     assert all(line.endswith(" h") for line in lines[:-1]) and "16 trainings and 22 measurements to do" in lines[-1]

@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from lib import Recipe, Variation, data, evaluate, laws
+from lib import Recipe, Variation, data, evaluate, laws, shipped, sources
+from lib.analog import crossbars
 from lib.companion import within_and_between_chips
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
 from lib.estimators import Oracle, ReadOnce, ReferenceCells
-from lib.experiments import engine, results, timing, workers
+from lib.experiments import engine, keys, results, timing, workers
 from lib.experiments.settings import Settings
 from lib.selftuning import SelfTuning
-from lib.trials import Measurement, Phase, Trial, train
+from lib.trials import Measurement, Phase, Trial, restored, train
 
 RECIPE = Recipe(epochs=2, batch_size=32, bn_draws=2)
 FLOAT = Trial("toy", "lenet5", "float", RECIPE)
@@ -26,7 +27,7 @@ def toy(images, monkeypatch):
     """A dataset that only this process knows, so everything is computed in it."""
     dataset = Dataset("toy", images, images.take(slice(0, 30)), images.take(slice(30, 90)), 3, "f" * 64)
     monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
-    for module in (data, engine, workers, timing):
+    for module in (data, keys, workers, timing):
         monkeypatch.setattr(module, "load", lambda name, folder=None: dataset)
     caches = (timing.forward_seconds, workers.split, workers.network)
     for cache in caches:
@@ -100,7 +101,7 @@ def test_a_second_phase_goes_on_from_the_first_with_its_batch_norms(tmp_path, mo
         name for name in before if name.endswith(("weight", "step")) and not torch.equal(before[name], after[name])
     ]
     assert any(name.endswith("step") for name in moved) and any(name.endswith("weight") for name in moved)
-    data, parent = engine.load("toy"), results.network(mixed.parent, settings)
+    data, parent = keys.load("toy"), results.network(mixed.parent, settings)
     with workers.pinned():
         at_once = train(mixed, data, parent)
     assert all(torch.equal(at_once[f"net/{name}"], value) for name, value in after.items())
@@ -113,7 +114,7 @@ def test_images_that_are_skipped_are_not_seen(tmp_path):
     whole, rest = Measurement(FLOAT, Variation(), 1), Measurement(FLOAT, Variation(), 1, skip=20)
     table = collect(settings, whole, rest)
     assert table.images.tolist() == [60, 40]
-    net, test = results.network(FLOAT, settings), engine.load("toy").test
+    net, test = results.network(FLOAT, settings), keys.load("toy").test
     assert table.correct.iloc[1] == evaluate(net, test.balanced(None, skip=20), chips=1).correct[0]
 
 
@@ -131,7 +132,7 @@ def test_restored_networks_are_the_trained_ones(tmp_path):
     settings = run_in(tmp_path)
     collect(settings, Measurement(PTQ, Variation(0.5), 1))
     a, b = results.network(PTQ, settings), results.network(PTQ, settings)
-    x = engine.load("toy").test.normalized()
+    x = keys.load("toy").test.normalized()
     assert torch.equal(a(x), b(x)) and not a.training
 
 
@@ -142,7 +143,7 @@ def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
     first = results.tabulated(made, {"toy": QAVAT}, settings, shared=shared, images=20)
     assert list(first.network.unique()) == ["toy"] and len(first) == 6
     threads = torch.get_num_threads()
-    direct = made({"toy": results.network(QAVAT, settings)}, engine.load("toy"), shared, 20)
+    direct = made({"toy": results.network(QAVAT, settings)}, keys.load("toy"), shared, 20)
     assert (first.drop(columns="change") == direct.drop(columns="change")).all(axis=None)
     assert torch.get_num_threads() == threads
     with monkeypatch.context() as patched:
@@ -291,3 +292,40 @@ def test_a_small_table_is_of_the_networks_that_it_was_made_of(tmp_path, monkeypa
     settings.store._remove("checkpoints", key)
     settings.store.save_checkpoint(key, other_processor(state), {})
     assert not results.tabulated(made, {"toy": QAVAT}, settings, **arguments).equals(first)
+
+
+def test_a_shipped_network_stands_in_for_its_training_and_is_what_training_gives(tmp_path, images, monkeypatch):
+    """The same counts to the image; with `train` the training of the same small network, which gives the same again."""
+    m = Measurement(QAVAT, Variation.split(0.4, 0.5), 4, tuning=SelfTuning(ReferenceCells(16)))
+    settings = run_in(tmp_path / "a").but(shipped=tmp_path / "networks")
+    trained = collect(settings, m)
+    state, key = keys.checkpoint(QAVAT, settings), keys.measurement_key(m, settings)
+    (tmp_path / "networks").mkdir()
+    one = shipped.ship(QAVAT, data.load("toy"), state, tmp_path / "networks" / "small.safetensors", {"device": "cpu"})
+    assert one.fingerprint == data.load("toy").fingerprint
+
+    fresh = run_in(tmp_path / "b").but(shipped=tmp_path / "networks")
+    work = engine.missing([m], fresh)
+    assert work.trials == [] and len(work.measurements) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(workers, "train", lambda *a: pytest.fail("it is shipped"))
+        assert collect(fresh, m).equals(trained)
+    assert keys.measurement_key(m, fresh) != key and keys.checkpoint_digest(QAVAT, fresh) == one.digest[:16]
+    again = run_in(tmp_path / "c").but(shipped=tmp_path / "networks", train=True)
+    assert [t.method for t in engine.missing([m], again).trials] == ["float", "QAVAT"]
+    assert collect(again, m).equals(trained) and keys.measurement_key(m, again) == key
+    retrained = restored(QAVAT, data.load("toy"), keys.checkpoint(QAVAT, again))
+    for (_, a), (_, b) in zip(crossbars(one.network()), crossbars(retrained), strict=True):
+        assert torch.equal(a.cells(), b.cells())
+
+
+def test_edits_of_the_training_code_keep_what_is_shipped(tmp_path, monkeypatch):
+    settings = run_in(tmp_path).but(shipped=tmp_path)
+    state = train(FLOAT, data.load("toy"), None)
+    before = keys.trial_key(QAVAT, settings)
+    shipped.ship(FLOAT, data.load("toy"), state, tmp_path / "float.safetensors", {})
+    key = keys.trial_key(FLOAT, settings)
+    assert keys.trial_key(QAVAT, settings) != before  # it starts from another network now
+    monkeypatch.setitem(sources.SOURCES, "training", sources.SOURCES["training"] + "\nEDITED = 1\n")
+    assert keys.trial_key(FLOAT, settings) == key
+    assert keys.trial_key(FLOAT, settings.but(train=True)) != key

@@ -97,7 +97,7 @@ BAD = {
     "method": (lambda: Trial("mnist", "lenet5", "QAVT", Recipe()), ["'QAVT'", "QAVAT"]),
     "trial network": (lambda: Trial("mnist", "lenet", "float", Recipe()), ["'lenet'", "lenet5"]),
     "purpose": (lambda: Measurement(TRIAL, Variation(0.1), purpose="training"), ["'training'", "test, validation"]),
-    "profile": (lambda: profile("fast"), ["'fast'", "smoke, rehearsal, quick, reduced, paper"]),
+    "profile": (lambda: profile("fast"), ["'fast'", "smoke, rehearsal, quick, colour, published, paper"]),
     "device": (lambda: Settings.read(device="tpu"), ["'tpu'", "cpu, cuda"]),
     "precision": (lambda: Settings.read(precision="float16"), ["'float16'", "float32, bfloat16"]),
     "jobs": (lambda: Settings.read(jobs="many"), ["jobs", "0 to 256", "'many'"]),

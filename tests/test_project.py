@@ -19,7 +19,7 @@ from lib.companion import paper_versus_ours
 SCIENCE = (
     "checks sources content identity torch_internals quantizers arrays laws variation statistics lots cells cell_model "
     "fitting analog placement converter precision conversion folding files networks folders data classify batch_norm "
-    "training post_training evaluation adaptive estimators columns selftuning controls accounting trials"
+    "training post_training evaluation adaptive estimators columns selftuning controls accounting trials shipped"
 ).split()
 # room → rooms that its modules may import from; "" is the science
 ROOMS = {"": {""}, "experiments": {"", "experiments"}, "companion": {"", "experiments", "companion"}}
@@ -151,7 +151,7 @@ def test_from_scratch_is_short_and_plain_torch():
     assert all(f"{name}(" in library for name in ("qavat_step", "one_chip", "fit", "programmed", "SelfTuning"))
 
 
-@pytest.mark.parametrize("profile", ["quick", "reduced"])
+@pytest.mark.parametrize("profile", ["quick", "published"])
 def test_committed_figures_are_complete(profile):
     folder = ROOT / "figures" / profile
     names = {p.stem for p in folder.glob("*.png")}

@@ -46,7 +46,7 @@ def test_a_row_names_its_training():
 
 
 def test_profiles_repeat_what_they_say():
-    wanted = [case.measurement for case in paper_versus_ours.published(profile("reduced"))]
+    wanted = [case.measurement for case in paper_versus_ours.published(profile("published"))]
     sizes = {("lenet5-classic", 1.0), ("vgg11", 0.25), ("resnet18", 0.25)}
     assert {(m.trial.network, m.trial.width) for m in wanted} == sizes
     assert all(m.chips == 300 and m.images is None and m.images_per_chip is None for m in wanted)
@@ -56,12 +56,12 @@ def test_profiles_repeat_what_they_say():
 
 
 def test_a_profile_of_some_networks():
-    chosen = profile("reduced", "lenet5-classic, vgg11")
+    chosen = profile("published", "lenet5-classic, vgg11")
     assert [s.network for s in chosen.settings] == ["vgg11"]
     assert chosen.published == (("LeNet-5", 1.0), ("VGG-11", 0.25))
-    assert profile("reduced", seeds="0,2").seeds == (0, 2)
+    assert profile("published", seeds="0,2").seeds == (0, 2)
     with pytest.raises(ValueError, match="unknown network 'lenet'; allowed: lenet5, lenet5-classic"):
-        profile("reduced", "lenet")
+        profile("published", "lenet")
 
 
 def counts(row, accuracies):
@@ -78,7 +78,7 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     row = reported()[0]
     near = counts(row, row.mean + np.array([[0.5, 0.7], [-0.2, 0.0], [0.4, 0.4]]))
     far = counts(reported()[1], [[50.0, 60.0], [50.2, 60.2]])
-    ours = paper_versus_ours.newest(pd.concat([near, far]), "reduced")
+    ours = paper_versus_ours.newest(pd.concat([near, far]), "published")
     table = paper_versus_ours.compared(ours)
     assert len(table) == 286 and table.verdict.value_counts().to_dict() == {"not run": 284, "agrees": 1, "differs": 1}
     first = table.iloc[0]
@@ -90,10 +90,10 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     assert good.estimate.value == pytest.approx(0.3) and good.requirement == "-1.5 to 1.5" and good.of == "seeds"
     assert bad.verdict == "the opposite holds"
     # what a run commits is read again, and replaced by a newer one
-    folder = tmp_path / "reduced"
+    folder = tmp_path / "published"
     folder.mkdir()
     table.to_csv(folder / "07_published.csv", index=False)
-    again = paper_versus_ours.newest(counts(row, [[90.0, 91.0]]), "reduced")
+    again = paper_versus_ours.newest(counts(row, [[90.0, 91.0]]), "published")
     assert len(again) == 2 and again["mean"].iloc[-1] == 90.5
     assert again.set_index("method").loc["QAT"].seeds.tolist() == [2.0, 1.0]
     assert len(list(paper_versus_ours.lines(table))) == 1
@@ -107,7 +107,7 @@ def test_a_variant_changes_one_thing():
     assert names == [{"train_images"}, {"quantizers"}, {"quantizers"}]
     assert (base.recipe.epochs, base.recipe.period) == (31, 10)
     assert paper_versus_ours.variants(profile("quick")) == []
-    assert len(paper_versus_ours.variants(profile("reduced"))) == 4
+    assert len(paper_versus_ours.variants(profile("published"))) == 4
 
 
 def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
@@ -123,7 +123,7 @@ def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
     assert one.estimate.value == pytest.approx(0.2) and two.verdict == "the opposite holds"
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     monkeypatch.setattr(paper_versus_ours, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match="07_effects.csv.*--profile reduced --only 07"):
+    with pytest.raises(ValueError, match="07_effects.csv.*--profile published --only 07"):
         paper_versus_ours.effects(pd.DataFrame())
 
 
@@ -131,28 +131,28 @@ def test_without_committed_figures_the_fix_is_named(monkeypatch):
     monkeypatch.setattr(paper_versus_ours, "FIGURES", paper_versus_ours.ROOT / "no-figures")
     with pytest.raises(ValueError, match="no committed figure no-figures/quick/03_gain.json; make it with ./run_all"):
         paper_versus_ours.results_of("quick")
-    assert paper_versus_ours.answering("reduced") == "quick"
+    assert paper_versus_ours.answering("published") == "quick"
     assert len(paper_versus_ours.committed()) == 0 and paper_versus_ours.keys_of([], "07_published") == []
 
 
 def test_a_profile_answers_for_itself_once_it_has_both_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
-    (tmp_path / "reduced").mkdir()
+    (tmp_path / "published").mkdir()
     for figure, keys in (("03_gain", ["b", "a"]), ("05_loss", ["b", "c"])):
-        assert paper_versus_ours.answering("reduced") == "quick"
-        (tmp_path / "reduced" / f"{figure}.json").write_text(json.dumps({"results": keys}))
-    assert paper_versus_ours.answering("reduced") == "reduced"
-    assert paper_versus_ours.results_of("reduced") == ["a", "b", "c"]
+        assert paper_versus_ours.answering("published") == "quick"
+        (tmp_path / "published" / f"{figure}.json").write_text(json.dumps({"results": keys}))
+    assert paper_versus_ours.answering("published") == "published"
+    assert paper_versus_ours.results_of("published") == ["a", "b", "c"]
 
 
 def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch):
     """Those just measured; those of the committed figure of which it repeats the numbers where nothing was."""
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     for profile_name, figure, keys in (
-        ("reduced", "07_published", ["p"]),
+        ("published", "07_published", ["p"]),
         ("paper", "07_published", ["q"]),
         ("quick", "07_published", ["no"]),
-        ("reduced", "07_effects", ["e"]),
+        ("published", "07_effects", ["e"]),
     ):
         (tmp_path / profile_name).mkdir(exist_ok=True)
         (tmp_path / profile_name / f"{figure}.json").write_text(json.dumps({"results": keys}))
@@ -161,9 +161,9 @@ def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch)
     assert paper_versus_ours.keys_of(["y", "z"], "07_effects") == ["y", "z"]
 
 
-@pytest.mark.parametrize("name", ["quick", "reduced", "smoke"])
+@pytest.mark.parametrize("name", ["quick", "published", "smoke"])
 def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path, monkeypatch):
-    """The notebook, cell by cell, where nothing is measured; a figure of reduced must not show the numbers of quick."""
+    """The notebook, cell by cell, where nothing is measured; one without results must not show those of quick."""
     shown, tables = {}, []
     monkeypatch.setattr(Notebook, "publish", lambda self, fig, figure, data, **record: shown.update({figure: record}))
     monkeypatch.setattr(notebook, "show_table", tables.append)
@@ -217,7 +217,7 @@ def test_committed_comparisons_show_the_figures_of_the_profile_that_measured_the
 
 @pytest.mark.parametrize("path", committed_figures("07_effects"))
 def test_committed_effects_are_those_of_the_profile_that_measured_them(path):
-    owner = path.parent.name if paper_versus_ours.variants(profile(path.parent.name)) else "reduced"
+    owner = path.parent.name if paper_versus_ours.variants(profile(path.parent.name)) else "published"
     assert path.read_bytes() == (FIGURES / owner / path.name).read_bytes()
 
 
@@ -235,7 +235,7 @@ def test_costs_need_no_dataset(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "load", None)
     assert timing.shape("mnist").train == 55_000 and timing.shape("cifar10").train == 50_000 - 50_000 // 12
     assert not timing.at_hand("mnist", tmp_path) and not timing.at_hand("fashion-mnist", tmp_path)
-    wanted = [case.measurement for case in paper_versus_ours.published(profile("reduced", seeds="0"))]
+    wanted = [case.measurement for case in paper_versus_ours.published(profile("published", seeds="0"))]
     work = engine.missing(wanted, Settings.read(data=tmp_path, cache=tmp_path))
     seeds = len(work.trials) / len({t.network for t in work.trials})
     assert len(work.measurements) == 46 and seeds > 1 and work.seconds("cpu") > 3600
@@ -252,4 +252,4 @@ def test_shapes_are_those_of_the_data():
 def test_the_committed_table_is_that_of_the_file():
     with open(paper_versus_ours.ROOT / "data" / "reported.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 1 + 286 + 3
-    assert set(PROFILES) == {"smoke", "rehearsal", "quick", "reduced", "paper"}
+    assert set(PROFILES) == {"smoke", "rehearsal", "quick", "published", "paper"}

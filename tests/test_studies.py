@@ -72,7 +72,7 @@ def test_mixed_networks_differ_in_training_alone():
 
 
 def test_a_second_phase_is_as_far_down_the_schedule_and_on_the_same_images():
-    for bench in cases.benches(profile("reduced")):
+    for bench in cases.benches(profile("paper")):
         whole, mixed = bench.networks["QAVAT"].recipe, bench.networks["QAVAT mixed"]
         first, second = mixed.first.recipe, mixed.recipe
         assert first.epochs + second.epochs == whole.epochs and second.augment == whole.augment == first.augment

@@ -74,6 +74,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--scheduler", metavar="ADDRESS", help="compute on the workers of this Dask scheduler, tcp://HOST:PORT")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--data-dir", metavar="DIR", help="where datasets are read from and downloaded to")
+    add(
+        "--dataset",
+        metavar="NAME=SOURCE",
+        action="append",
+        help="other images in the place of a profile's own, e.g. cifar100=imagefolder:PATH; may be given several times",
+    )
+    add("--train", action="store_true", help="train what comes trained with the project, too (data/networks)")
     add("--force", action="store_true", help="recompute what the store has for notebooks 00 to 07")
     add("--dry-run", action="store_true", help="print what would be trained and measured, with its estimated time")
     add("--list", action="store_true", help="list profiles and notebooks")
@@ -102,8 +109,8 @@ def _run(options: argparse.Namespace) -> int:
         about = archive.unpack(options.unpack, settings)
         say(f"unpacked into {settings.cache}: results made on {about['processor']}, torch {about['torch']}")
         return 0
-    chosen = profile(options.profile, settings.networks, settings.seeds)
-    selected = _selected(options.only, available)
+    chosen = profile(options.profile, settings.networks, settings.seeds, settings.datasets)
+    selected = _selected(options.only, available, chosen)
     _check(chosen, selected, settings.networks)
     wanted = studies.every_measurement(chosen, selected)
     if options.dry_run:
@@ -138,6 +145,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         data=options.data_dir,
         networks=options.networks,
         seeds=options.seeds,
+        datasets=";".join(options.dataset) if options.dataset else None,
+        train=options.train or None,
     )
 
 
@@ -178,9 +187,9 @@ def _forget(wanted: list[Measurement], settings: Settings) -> None:
     settings.store.discard_tables()  # they stand on the trainings and take seconds
 
 
-def _selected(only: str | None, available: dict[str, Path]) -> list[str]:
+def _selected(only: str | None, available: dict[str, Path], chosen: Profile) -> list[str]:
     if only is None:
-        return list(available)
+        return [number for number in available if chosen.notebooks is None or number in chosen.notebooks]
     names = [part.strip() for part in only.split(",")]
     for name in names:
         if name not in available:

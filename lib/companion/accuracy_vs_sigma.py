@@ -37,7 +37,7 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
     found = []
     for setting in profile.settings:
         tried = [(method, bits, profile.sigmas) for bits in setting.bits for method in QUANTIZED]
-        tried += [("float", None, (0.0,)), ("float-VAT", None, profile.sigmas)]
+        tried += [("float", None, (0.0,))] + [("float-VAT", None, profile.sigmas)] * setting.beside
         for method, bits, sigmas in tried:
             for sigma in sigmas:
                 t = cases.trial(setting, method, bits, cases.training(setting, sigma), seed)
@@ -53,7 +53,7 @@ def at_the_claim(profile: Profile, setting: Setting, seed: int) -> list[Case]:
     trials = {method: cases.trial(setting, method, bits, trained, seed) for method in QUANTIZED}
     fine = cases.trial(setting, "PTQ-VAT", bits, trained, seed, quantizers="fine-line-search")
     noisy = NoisyBatchNorm(Variation(sigma), setting.recipe.bn_draws)
-    more = [(trials["QAT"], noisy, NOISY_QAT), (fine, None, FINE)]
+    more = [(trials["QAT"], noisy, NOISY_QAT)] + [(fine, None, FINE)] * setting.beside
     names = {"trained_sigma": trained.total}
     found = [cases.within(profile, setting, t, sigma, tuning, **names, method=name) for t, tuning, name in more]
     about = {"network": setting.network, "bits": bits, "sigma": sigma, "of": "fixed"}
@@ -92,7 +92,8 @@ def by_method(summary_table: pd.DataFrame, network: str, bits: str) -> Iterator[
     """(method, rows by σ) of one network: the quantized methods at `bits`, then the float upper reference."""
     rows = summary_table[(summary_table.network == network) & summary_table.bits.isin([bits, "float"])]
     for method in (*QUANTIZED[::-1], "float-VAT"):
-        yield method, rows[rows.method == method].sort_values("sigma")
+        if len(rows[rows.method == method]):
+            yield method, rows[rows.method == method].sort_values("sigma")
 
 
 def gains(table: pd.DataFrame) -> pd.DataFrame:
@@ -108,6 +109,8 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
         measured = means[means.method == other].set_index(["network", "bits", "sigma"]).index
         rows = where(means, method="QAVAT")
         rows = rows[rows.set_index(["network", "bits", "sigma"]).index.isin(measured)]
+        if rows.empty:
+            continue
         found = claims.summary(rows, ["network", "bits", "sigma"], lambda r: {"gain": gain(r, other)})  # noqa: B023
         found.insert(2, "against", other)
         parts.append(found)
@@ -138,7 +141,8 @@ def accuracy_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
         )
 
     pairs = [("QAVAT", other) for other in (*ALTERNATIVES, FINE)]
-    return [one for pair in (*pairs, (FINE, "PTQ-VAT")) for one in gain(*pair)]
+    measured = set(fixed.method)
+    return [one for pair in (*pairs, (FINE, "PTQ-VAT")) if measured.issuperset(pair) for one in gain(*pair)]
 
 
 def quantile_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:

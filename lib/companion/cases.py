@@ -20,6 +20,9 @@ from ..variation import NO_VARIATION, Variation
 from .profiles import CLAIM_SHARE, Profile, Setting
 
 NETS = ("QAT", "QAVAT", "QAVAT mixed")
+# PCM programming noise: standard deviation in µS over the target conductance g/g_max, g_max = 25 µS.
+# Source: aihwkit, src/aihwkit/inference/noise/pcm.py, PCMLikeNoiseModel (Nandakumar et al., ICECS 2019).
+PCM_COEFFICIENTS, PCM_G_MAX = (0.26348, 1.9650, -1.1731), 25.0
 COLUMNS = SelfTuning(ReferenceColumns(4))  # beside the reference cells
 
 

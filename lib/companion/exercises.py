@@ -164,6 +164,21 @@ EXERCISES = {
         "try: read_cells(…) except Exception as e: print(type(e).__name__)",
         "its message names the line and what is wanted there",
     ),
+    "09.1": Exercise(
+        near(0.0985),
+        "ReferenceCells(1024).mismatch(Variation(0.16, array=0.1), 31) is its square",
+        "√(0.1²·(1 − 1/31) + 0.16²/1024): nearly all of it is the array's own, which no mean over the chip tells",
+    ),
+    "09.2": Exercise(
+        near(64),
+        "in the array the variance of the estimate is σ_W²/n",
+        "0.16²/0.02² = 64 cells, and as many in every array",
+    ),
+    "09.3": Exercise(
+        near(14),
+        "rows are inputs, columns are outputs; Variation(rows=64, columns=64).grid((120, 400)).counts",
+        "⌈400/64⌉ = 7 arrays below each other, ⌈120/64⌉ = 2 beside each other",
+    ),
     "10.1": Exercise(
         near(-0.3, 1.0),
         "make `step` a tensor with requires_grad=True, quantize one v, call backward() and read step.grad",

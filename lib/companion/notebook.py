@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 
 from ..checks import InputError
-from ..data import ROOT, Dataset, fingerprint, load
+from ..data import ROOT, Dataset, public_name
 from ..experiments import engine, results
+from ..experiments.datasets import fingerprint, load
 from ..experiments.settings import Settings
 from ..sources import SOURCES, path_of
 from ..statistics import Claim
@@ -40,7 +41,8 @@ class Notebook:
         figures.use_style()
         self.settings, self.seed = Settings.read(), seed
         self.seeds: set[int] = set()  # whose results were read
-        found = profile(name, self.settings.networks, self.settings.seeds)
+        self.shipped: set[str] = set()  # networks that came trained with the project, of those read
+        found = profile(name, self.settings.networks, self.settings.seeds, self.settings.datasets)
         if not (found.settings or found.published):
             raise InputError(f"profile {name!r} has none of the networks {self.settings.networks!r}; name another")
         self.changes = {name: repr(value) for name, value in changes.items()}
@@ -61,6 +63,7 @@ class Notebook:
         found = engine.collect([case.measurement for case in wanted], self.settings)
         self.latest = [engine.measurement_key(m, self.settings) for m in found]
         self.keys += self.latest
+        self.shipped |= {one.name for m in found if (one := engine.shipped_for(m.trial, self.settings))}
         return cases.tidy(wanted, found)
 
     @property
@@ -103,7 +106,9 @@ class Notebook:
         png = self._image(fig, "png", dpi=150, metadata={"Software": None})
         fig.set_layout_engine("none")  # the layout is done, and stays as it is
         pdf = self._image(fig, "pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
-        dataset = self.profile.settings[0].dataset if dataset is None else dataset
+        own = list(dict.fromkeys(s.dataset for s in self.profile.settings)) if dataset is None else [dataset]
+        if dataset is None and (told := self.images):
+            caption = f"{caption} {told}"
         record = {
             "figure": name,
             "alt": alt,
@@ -113,7 +118,9 @@ class Notebook:
             "parameters": {"SEED": self.seed} | self.changes,
             "seeds": sorted(self.seeds),
             "results": sorted({key[:16] for key in (self.keys if keys is None else keys)}),
-            "dataset": {"name": dataset, "fingerprint": fingerprint(dataset, self.settings.data)} if dataset else None,
+            "dataset": self._images_of(own[0]) if own[0] else None,
+            **({"datasets": [self._images_of(name) for name in own]} if len(own) > 1 else {}),
+            **({"shipped networks": sorted(self.shipped)} if self.shipped else {}),
             "sources": tree_digest(),
             "packages": {package: version(package) for package in PACKAGES},
             "python": platform.python_version(),
@@ -127,6 +134,17 @@ class Notebook:
         text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (folder / f"{name}.json").write_text(text, "utf-8")
         _show(png, alt, caption, claims, data)
+
+    @property
+    def images(self) -> str:
+        """Which images stand in the place of the profile's own, for a caption; empty where none do."""
+        stand_ins = (f"{public_name(images)} in the place of {own}" for own, images in self.profile.in_place_of)
+        return f"Images: {', '.join(stand_ins)}." if self.profile.in_place_of else ""
+
+    def _images_of(self, name: str) -> dict[str, str]:
+        own = {images: of for of, images in self.profile.in_place_of}
+        found = {"name": public_name(name), "fingerprint": fingerprint(name, self.settings.data)}
+        return found | ({"in place of": own[name]} if name in own else {})
 
     @staticmethod
     def _image(fig, kind: str, **options) -> bytes:

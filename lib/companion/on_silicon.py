@@ -22,7 +22,7 @@ from ..selftuning import SelfTuning
 from ..statistics import Claim, Estimate
 from ..variation import Variation
 from . import cases
-from .cases import Bench, Case, benches
+from .cases import PCM_COEFFICIENTS, PCM_G_MAX, Bench, Case, benches
 from .claims import (
     ALLOWED_LOSS,
     alike,
@@ -39,7 +39,6 @@ from .claims import (
     where,
 )
 from .profiles import CLAIM_SHARE, Profile, Setting
-from .variation_and_chips import PCM_COEFFICIENTS, PCM_G_MAX
 
 NET, ALPHA, HEADROOMS = "QAVAT", 0.1, (1.0, 4.0)  # ALPHA: of the claims
 BY = ["network", "law"]

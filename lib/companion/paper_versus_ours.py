@@ -37,14 +37,19 @@ OURS = ["profile", "mean", "low", "high", "q05", "seeds", "chips"]
 def published(profile: Profile, seed: int = 0) -> list[Case]:
     """Every published accuracy of the profile's sizes, on the published protocol, with every seed of the profile;
     none in `quick`."""
-    rows = [row for row in reported() if (row.network, row.width) in profile.published and row.repeatable]
-    wanted = [row.measurement(profile.published_chips, seed) for seed in profile.seeds for row in rows]
+    wanted = [
+        row.measurement(profile.published_chips, seed, rows.shorter)
+        for rows in profile.published
+        for seed in profile.seeds[: rows.seeds]
+        for row in reported()
+        if rows.holds(row)
+    ]
     return [Case(m, m.row()) for m in wanted]
 
 
 def variants(profile: Profile, seed: int = 0) -> list[Case]:
     """The row whose training is varied, one change at a time, where the profile repeats it."""
-    if (VARIED[0], 1.0) not in profile.published:
+    if not any((rows.network, rows.width) == (VARIED[0], 1.0) for rows in profile.published):
         return []
     wanted = {name: Measurement(trial, Variation(VARIED[2]), 100) for name, trial in varied_trainings().items()}
     return [Case(m, {"change": name}) for name, m in wanted.items()]
@@ -71,13 +76,13 @@ def repeated(table: pd.DataFrame, profile: str) -> pd.DataFrame:
 
 
 def _figures(kind: str) -> list[Path]:
-    """What the last runs of `reduced` and `paper` left of the figure whose rows they measured."""
+    """What the last runs of `published` and `paper` left of the figure whose rows they measured."""
     paths = [FIGURES / name / f"{PUBLISHED}.{kind}" for name, profile in PROFILES.items() if profile.published]
     return [path for path in paths if path.exists()]
 
 
 def committed() -> pd.DataFrame:
-    """The rows that the committed runs of `reduced` and `paper` repeated."""
+    """The rows that the committed runs of `published` and `paper` repeated."""
     columns, frames = [*IDENTITY, *OURS], []
     for path in _figures("csv"):
         frame = pd.read_csv(path).rename(columns=lambda c: c.removeprefix("ours_"))
@@ -111,7 +116,7 @@ def keys_of(measured: list[str], figure: str) -> list[str]:
     """Of the results just measured; where there are none, of those in the committed `figure`."""
     if measured:
         return measured
-    return _results(_figures("json") if figure == PUBLISHED else [_committed("reduced", figure, "json")])
+    return _results(_figures("json") if figure == PUBLISHED else [_committed("published", figure, "json")])
 
 
 def _results(records: Iterable[Path]) -> list[str]:
@@ -141,9 +146,9 @@ def agreement_claims(table: pd.DataFrame) -> list[Claim]:
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
     """change, mean (%), effect with its interval (points against the unchanged training, paired over chips), n_chips;
-    of what was measured of `variants`, or as committed with `reduced` where nothing was."""
+    of what was measured of `variants`, or as committed with `published` where nothing was."""
     if not len(table):
-        return pd.read_csv(_committed("reduced", EFFECTS, "csv"))
+        return pd.read_csv(_committed("published", EFFECTS, "csv"))
     unchanged = per_chip(table, change=UNCHANGED)
 
     def statistics(rows: pd.DataFrame) -> dict:

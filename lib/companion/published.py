@@ -80,16 +80,37 @@ class Reported:
         """Whether `method` is one of ours; PTQ without BN re-estimation is not."""
         return self.method in METHODS
 
-    def trial(self, seed: int = 0) -> Trial:
-        """The training that the row speaks of; QAT is one network for every σ."""
+    def trial(self, seed: int = 0, shorter: int = 1) -> Trial:
+        """The training that the row speaks of, in the `shorter`-th part of its schedule; QAT is one network for every
+        σ."""
         how, noisy = PROTOCOLS[self.network], self.method != "QAT"
+        recipe = replace(how.recipe, epochs=how.recipe.epochs // shorter, period=how.recipe.period // shorter)
         return Trial(
-            how.dataset, how.network, self.method, how.recipe, str(Bits.parse(self.bits)),
+            how.dataset, how.network, self.method, recipe, str(Bits.parse(self.bits)),
             Variation(self.sigma if noisy else 0.0), width=self.width, seed=seed, quantizers=how.quantizers,
         )  # fmt: skip
 
-    def measurement(self, chips: int, seed: int = 0) -> Measurement:
-        return Measurement(self.trial(seed), Variation(self.sigma), chips)
+    def measurement(self, chips: int, seed: int = 0, shorter: int = 1) -> Measurement:
+        return Measurement(self.trial(seed, shorter), Variation(self.sigma), chips)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of one network, to be repeated.  bits, methods, sigmas: None for all.  seeds: of a profile's, the first
+    so many, None for all.  shorter: the part of the published schedule, 2 for half of it."""
+
+    network: str
+    width: float
+    bits: str | None = None
+    methods: tuple[str, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
+    seeds: int | None = None
+    shorter: int = 1
+
+    def holds(self, row: Reported) -> bool:
+        asked = ((self.bits and (self.bits,), row.bits), (self.methods, row.method), (self.sigmas, row.sigma))
+        same = (self.network, self.width) == (row.network, row.width)
+        return same and row.repeatable and all(wanted is None or value in wanted for wanted, value in asked)
 
 
 def reported() -> list[Reported]:

@@ -18,9 +18,6 @@ from .cases import Case
 from .claims import average, exactly, paired, summary, where
 from .profiles import CLAIM_SHARE, Profile
 
-# PCM programming noise: standard deviation in µS over the target conductance g/g_max, g_max = 25 µS.
-# Source: aihwkit, src/aihwkit/inference/noise/pcm.py, PCMLikeNoiseModel (Nandakumar et al., ICECS 2019).
-PCM_COEFFICIENTS, PCM_G_MAX = (0.26348, 1.9650, -1.1731), 25.0
 NEAREST = 5
 
 

@@ -7,82 +7,22 @@ interrupt or a lost worker costs a segment; the client submits what has become p
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
-import torch
 
 from ..checks import InputError, RunError
-from ..conversion import converted
-from ..data import Dataset, fingerprint, load
-from ..evaluation import Counts, best_precision, places
-from ..networks import build
+from ..evaluation import Counts, places
 from ..precision import training_precision
-from ..sources import MEASURING_SOURCES, TRAINING_SOURCES, require_unchanged
+from ..sources import require_unchanged
 from ..training import State
 from ..trials import Measurement, Trial
 from . import cluster, timing, workers
+from .datasets import fingerprint
+from .keys import checkpoint, counted_in, measurement_key, precision, shipped_for, trial_key
 from .settings import Settings
-from .store import key_of
 
 SHARD_SECONDS = 8.0  # of a task that measures, as estimated; half of that on the processors we know
 URGENT = 10**9  # Dask priority of what is quick and needed by others
-
-
-def dataset_of(trial: Trial, settings: Settings) -> Dataset:
-    return load(trial.dataset, settings.data)
-
-
-def trial_key(trial: Trial, settings: Settings) -> str:
-    data = fingerprint(trial.dataset, settings.data)
-    dtype = precision(trial, settings, training_precision)
-    return key_of({"trial": trial.config(), "data": data, "dtype": dtype}, TRAINING_SOURCES)
-
-
-def measurement_key(m: Measurement, settings: Settings) -> str | None:
-    """Of the counts of a network as the store holds it; None where it is still to be trained."""
-    trial = trial_key(m.trial, settings)
-    if (content := settings.store.checkpoint_digest(trial)) is None:
-        return None
-    config = {"trial": trial, "checkpoint": content, "measurement": m.config(), "dtype": counted_in(m, settings)}
-    return key_of(config, MEASURING_SOURCES)
-
-
-def precision(trial: Trial, settings: Settings, best: Callable[..., str] = best_precision) -> str:
-    """Of a trial's training, or of the Monte Carlo of its network: that of the settings, else of an archive that was
-    unpacked, else the best here; the client decides for all."""
-    if known := settings.precision or settings.store.precision(named(trial, best)):
-        return known
-    of = timing.shape(trial.dataset)
-    shape = of.channels, of.classes, of.size
-    return _best(best, trial.network, trial.width, *shape, trial.bits, trial.quantizers, settings.device)
-
-
-def counted_in(m: Measurement, settings: Settings) -> str:
-    """The precision of a measurement; a converter may have finer levels than bfloat16."""
-    return "float32" if m.converter else precision(m.trial, settings)
-
-
-def named(trial: Trial, best: Callable[..., str]) -> str:
-    """What `best` decides on: a network of a size for a data set, and how it is quantized."""
-    return f"{best.__name__} {trial.network} ×{trial.width:g} {trial.bits} {trial.quantizers} {trial.dataset}"
-
-
-@lru_cache
-def _best(
-    best: Callable[..., str],
-    name: str,
-    width: float,
-    channels: int,
-    classes: int,
-    size: int,
-    bits: str | None,
-    quantizers: str,
-    device: str,
-) -> str:
-    x = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    net = converted(build(name, channels, classes, size, width), bits, x, quantizers).to(device)
-    return best(net, x.to(device))
 
 
 def stored(m: Measurement, settings: Settings) -> Counts:
@@ -117,7 +57,7 @@ def missing(measurements: Iterable[Measurement], settings: Settings) -> Work:
         done = set(stored(m, settings).chips.tolist()) if known else set()
         if chips := [chip for chip in range(m.chips) if chip not in done]:
             gaps.append((m, chips))
-            for trial in _lineage(m.trial):
+            for trial in _lineage(m.trial, settings if known else None):
                 if trial not in trials and not (known and _is_trained(trial, settings)):
                     trials[trial] = None
     return Work(list(trials), gaps)
@@ -137,13 +77,15 @@ def merged(measurements: Iterable[Measurement]) -> list[Measurement]:
     return [replace(bare, chips=n) for bare, n in chips.items()]
 
 
-def _lineage(trial: Trial) -> list[Trial]:
-    """A trial after its ancestors."""
-    return [*(_lineage(trial.parent) if trial.parent else []), trial]
+def _lineage(trial: Trial, settings: Settings | None) -> list[Trial]:
+    """A trial after its ancestors, from the first that is not shipped; settings: None where images are not at hand."""
+    if settings and shipped_for(trial, settings):
+        return []
+    return [*(_lineage(trial.parent, settings) if trial.parent else []), trial]
 
 
 def _is_trained(trial: Trial, settings: Settings) -> bool:
-    return settings.store.has_checkpoint(trial_key(trial, settings))
+    return bool(shipped_for(trial, settings)) or settings.store.has_checkpoint(trial_key(trial, settings))
 
 
 def collect(
@@ -227,7 +169,7 @@ class _Run:
 
     def want(self, trial: Trial, then: Callable[[State], None]) -> None:
         """Call then(state) with the trial's checkpoint: now, or when it has been trained."""
-        state = None if trial in self.waiting else self.store.checkpoint(trial_key(trial, self.settings))
+        state = None if trial in self.waiting else checkpoint(trial, self.settings)
         if state is not None:
             then(state)
         elif trial in self.waiting:
@@ -296,5 +238,5 @@ def _critical_paths(work: Work, device: str) -> dict[Trial, float]:
 def ensure(trial: Trial, settings: Settings) -> None:
     """Train a trial now if the store lacks it or finds it damaged."""
     if not _is_trained(trial, settings):
-        untrained = [t for t in _lineage(trial) if not _is_trained(t, settings)]
+        untrained = [t for t in _lineage(trial, settings) if not _is_trained(t, settings)]
         _compute(Work(untrained, []), settings, progress=False)

@@ -19,7 +19,8 @@ from ..precision import training_precision
 from ..sources import MEASURING_SOURCES, PACKAGE, require_unchanged
 from ..training import State, fit, load_network
 from ..trials import Trial, restored
-from .engine import dataset_of, ensure, trial_key
+from .engine import ensure
+from .keys import checkpoint, checkpoint_digest, dataset_of
 from .settings import Settings
 from .store import DTYPE, key_of
 from .workers import pinned
@@ -30,8 +31,7 @@ ASKED = inspect.signature(evaluate)
 def network(trial: Trial, settings: Settings) -> nn.Module:
     """The trained network of a trial, in evaluation mode on the CPU; trained now if the store lacks it."""
     ensure(trial, settings)
-    state = settings.store.checkpoint(trial_key(trial, settings))
-    return restored(trial, dataset_of(trial, settings), state)
+    return restored(trial, dataset_of(trial, settings), checkpoint(trial, settings))
 
 
 def tabulated(function: Callable, trials: Mapping[Hashable, Trial], settings: Settings, **arguments) -> pd.DataFrame:
@@ -48,7 +48,7 @@ def tabulated(function: Callable, trials: Mapping[Hashable, Trial], settings: Se
     require_unchanged(sources)
     for trial in trials.values():
         ensure(trial, settings)
-    digests = [[label, settings.store.checkpoint_digest(trial_key(t, settings))] for label, t in trials.items()]
+    digests = [[label, checkpoint_digest(t, settings)] for label, t in trials.items()]
     about = {"table": function.__name__, "networks": digests, "arguments": arguments, "dtype": DTYPE}
     if (text := settings.store.table(key := key_of(about, sources))) is None:
         with pinned():

@@ -12,6 +12,7 @@ import torch
 from ..checks import InputError, integer, one_of
 from ..data import DATA_VARIABLE, ROOT, home
 from ..precision import PRECISIONS
+from ..shipped import FOLDER as SHIPPED
 from .store import CACHE_VARIABLE, Store
 
 VARIABLES = {
@@ -24,6 +25,9 @@ VARIABLES = {
     "figures": "ANALOG_PIM_FIGURES",
     "networks": "ANALOG_PIM_NETWORKS",
     "seeds": "ANALOG_PIM_SEEDS",
+    "datasets": "ANALOG_PIM_DATASETS",
+    "train": "ANALOG_PIM_TRAIN",
+    "shipped": "ANALOG_PIM_SHIPPED",
 }
 MEMORY = 2 * 2**30  # bytes that a local worker may need
 
@@ -35,7 +39,9 @@ class Settings:
     device: cpu or cuda, None for cuda where there is one.  precision: of training and Monte Carlo, None for the best
     of each network.  jobs: worker processes here, 0 for none beside this one, None for one a core.  scheduler: address
     of a Dask scheduler, None for workers here.  data, cache, figures: folders.  networks, seeds: those of a profile
-    that are wanted ("lenet5,vgg11", "0,1"), None for all."""
+    that are wanted ("lenet5,vgg11", "0,1"), None for all.  datasets: images in the place of a profile's own,
+    "cifar100=imagefolder:PATH", several apart by ";".  train: train what comes trained with the project, too; shipped:
+    the folder of what does."""
 
     device: str | None = None
     precision: str | None = None
@@ -46,16 +52,20 @@ class Settings:
     figures: Path = ROOT / "build" / "interactive" / "figures"
     networks: str | None = None
     seeds: str | None = None
+    datasets: str | None = None
+    train: bool = False
+    shipped: Path = SHIPPED
 
     def __post_init__(self):
         object.__setattr__(self, "device", _device(self.device))
         object.__setattr__(self, "jobs", _jobs(self.jobs))
         if self.precision is not None:
             one_of("precision", self.precision, PRECISIONS)
-        for name in ("scheduler", "networks", "seeds"):
+        object.__setattr__(self, "train", str(self.train) in ("True", "1"))
+        for name in ("scheduler", "networks", "seeds", "datasets"):
             if getattr(self, name) == "":
                 raise InputError(f"{name} is empty; name some, or leave it out")
-        for name in ("data", "cache", "figures"):
+        for name in ("data", "cache", "figures", "shipped"):
             path = Path(getattr(self, name)).absolute()  # a kernel runs in another folder
             if path.exists() and not path.is_dir():
                 raise InputError(f"the {name} folder {path} is a file; name a folder ({VARIABLES[name]})")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from ..data import VALIDATION_SHARE, load
+from ..data import VALIDATION_SHARE
 from ..networks import build
 from ..trials import Measurement, Trial
+from .datasets import load
 from .workers import pinned
 
 STEP_COST = 3.0  # a training step against a forward pass of the same images

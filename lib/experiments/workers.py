@@ -17,13 +17,14 @@ from torch import nn
 from ..analog import Tuner
 from ..checks import InputError, RunError
 from ..converter import converting
-from ..data import Dataset, Images, load
+from ..data import Dataset, Images
 from ..evaluation import Counts, evaluate
 from ..identity import described
 from ..selftuning import Tuning
 from ..sources import PACKAGE, SOURCES, source_digest
 from ..training import State
 from ..trials import Measurement, Trial, calibration, restored, train
+from .datasets import load
 from .store import key_of
 
 THREADS = 1  # of a task on the CPU; two such tasks side by side do more than one of two threads
