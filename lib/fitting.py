@@ -157,7 +157,7 @@ def fit_cells(cells: Cells, law: str | None = None, factor: float | None = None)
         return Fit(best, evidence, goodness, model.g, *sizes)
     fit = Fit(best, evidence, goodness, model.g, *sizes, curve)
     g = np.linspace(0, 1, 101)
-    peak = g[np.polynomial.polynomial.polyval(g, curve).argmax()]
+    peak = g[np.polynomial.polynomial.polyval(g, curve or (1.0,)).argmax()]
     _, low, high = fit.own_sigma(cells, np.array([peak]))  # of the curve too, not of its scale alone
     return replace(fit, within=replace(fit.within, low=float(low[0]), high=float(high[0])))
 

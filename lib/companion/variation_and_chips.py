@@ -91,8 +91,8 @@ def component_claims(recovered: pd.DataFrame, variation: Variation) -> list[Clai
 def pcm_noise(points: int = 101) -> pd.DataFrame:
     """g (share of full scale), sigma_full_scale (%), sigma_relative (% of the target) of PCM programming."""
     g = np.linspace(0.02, 1, points)
-    sigma = np.polynomial.Polynomial(PCM_COEFFICIENTS)(g)  # µS
-    percent = {"sigma_full_scale": 100 * sigma / PCM_G_MAX, "sigma_relative": 100 * sigma / (g * PCM_G_MAX)}
+    sigma = np.polynomial.Polynomial(cases.PCM_COEFFICIENTS)(g)  # µS
+    percent = {"sigma_full_scale": 100 * sigma / cases.PCM_G_MAX, "sigma_relative": 100 * sigma / (g * cases.PCM_G_MAX)}
     return pd.DataFrame({"g": g, **percent})
 
 
