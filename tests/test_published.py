@@ -47,8 +47,13 @@ def test_a_row_names_its_training():
 
 def test_profiles_repeat_what_they_say():
     wanted = [case.measurement for case in paper_versus_ours.published(profile("published"))]
-    sizes = {("lenet5-classic", 1.0), ("vgg11", 0.25), ("resnet18", 0.25)}
-    assert {(m.trial.network, m.trial.width) for m in wanted} == sizes
+    rows = {(m.trial.network, m.trial.method, m.variation.total) for m in wanted}
+    vgg = {("vgg11", "QAT", sigma) for sigma in (0.1, 0.2, 0.3, 0.4, 0.5)}
+    vgg |= {("vgg11", "QAVAT", sigma) for sigma in (0.3, 0.5)}
+    lenet = {("lenet5-classic", method, sigma) for method in ("QAT", "QAVAT") for sigma in (0.2, 0.4, 0.6)}
+    assert rows == lenet | vgg and len(wanted) == 3 * len(lenet) + 7  # seeds of LeNet-5 alone
+    half = {(m.trial.recipe.epochs, m.trial.recipe.period) for m in wanted if m.trial.network == "vgg11"}
+    assert half == {(90, 30)} and len({m.trial for m in wanted if m.trial.method == "QAT" and m.trial.width < 1}) == 1
     assert all(m.chips == 300 and m.images is None and m.images_per_chip is None for m in wanted)
     everything = paper_versus_ours.published(profile("paper"))
     assert len(everything) == 3 * sum(r.repeatable for r in reported())  # seeds
@@ -56,9 +61,12 @@ def test_profiles_repeat_what_they_say():
 
 
 def test_a_profile_of_some_networks():
-    chosen = profile("published", "lenet5-classic, vgg11")
+    chosen = profile("paper", "lenet5-classic, vgg11")
     assert [s.network for s in chosen.settings] == ["vgg11"]
-    assert chosen.published == (("LeNet-5", 1.0), ("VGG-11", 0.25))
+    assert [(rows.network, rows.width) for rows in chosen.published] == [
+        ("LeNet-5", 1),
+        *(("VGG-11", w) for w in (0.25, 1, 2)),
+    ]
     assert profile("published", seeds="0,2").seeds == (0, 2)
     with pytest.raises(ValueError, match="unknown network 'lenet'; allowed: lenet5, lenet5-classic"):
         profile("published", "lenet")
@@ -238,7 +246,7 @@ def test_costs_need_no_dataset(monkeypatch, tmp_path):
     wanted = [case.measurement for case in paper_versus_ours.published(profile("published", seeds="0"))]
     work = engine.missing(wanted, Settings.read(data=tmp_path, cache=tmp_path))
     seeds = len(work.trials) / len({t.network for t in work.trials})
-    assert len(work.measurements) == 46 and seeds > 1 and work.seconds("cpu") > 3600
+    assert len(work.measurements) == 13 and seeds > 1 and work.seconds("cpu") > 3600
 
 
 def test_shapes_are_those_of_the_data():
@@ -252,4 +260,4 @@ def test_shapes_are_those_of_the_data():
 def test_the_committed_table_is_that_of_the_file():
     with open(paper_versus_ours.ROOT / "data" / "reported.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 1 + 286 + 3
-    assert set(PROFILES) == {"smoke", "rehearsal", "quick", "published", "paper"}
+    assert set(PROFILES) == {"smoke", "rehearsal", "quick", "colour", "published", "paper"}

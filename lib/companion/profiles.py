@@ -157,8 +157,8 @@ PROFILES = {
             notebooks=("07",),
             published=(
                 Rows("LeNet-5", 1.0),
-                Rows("VGG-11", 0.25, "A8W4", sigmas=(0.3, 0.5), seeds=1, shorter=2),
-                Rows("VGG-11", 0.25, "A8W4", ("QAT",), (0.1,), seeds=1, shorter=2),
+                Rows("VGG-11", 0.25, "A8W4", ("QAT",), seeds=1, shorter=2),
+                Rows("VGG-11", 0.25, "A8W4", ("QAVAT",), (0.3, 0.5), seeds=1, shorter=2),
             ),
             published_chips=300,
             seeds=(0, 1, 2),
