@@ -138,8 +138,8 @@ def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
 def test_without_committed_figures_the_fix_is_named(monkeypatch):
     monkeypatch.setattr(paper_versus_ours, "FIGURES", paper_versus_ours.ROOT / "no-figures")
     with pytest.raises(ValueError, match="no committed figure no-figures/quick/03_gain.json; make it with ./run_all"):
-        paper_versus_ours.results_of("quick")
-    assert paper_versus_ours.answering("published") == "quick"
+        paper_versus_ours.results_of(["quick"])
+    assert paper_versus_ours.answering("published") == ("quick",)
     assert len(paper_versus_ours.committed()) == 0 and paper_versus_ours.keys_of([], "07_published") == []
 
 
@@ -147,10 +147,10 @@ def test_a_profile_answers_for_itself_once_it_has_both_figures(tmp_path, monkeyp
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     (tmp_path / "published").mkdir()
     for figure, keys in (("03_gain", ["b", "a"]), ("05_loss", ["b", "c"])):
-        assert paper_versus_ours.answering("published") == "quick"
+        assert paper_versus_ours.answering("published") == ("quick",)
         (tmp_path / "published" / f"{figure}.json").write_text(json.dumps({"results": keys}))
-    assert paper_versus_ours.answering("published") == "published"
-    assert paper_versus_ours.results_of("published") == ["a", "b", "c"]
+    assert paper_versus_ours.answering("published") == ("published",)
+    assert paper_versus_ours.results_of(["published"]) == ["a", "b", "c"]
 
 
 def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch):

@@ -189,6 +189,8 @@ def profile(name: str, networks: str | None = None, seeds: str | None = None, da
     Raises InputError for an unknown profile or network, a seed or dataset that the profile does not have, or images of
     an unknown kind."""
     found = PROFILES[one_of("profile", name, PROFILES)]
+    if datasets:
+        found = _with_images(found, datasets)
     if seeds:
         known = {str(seed): seed for seed in found.seeds}
         wanted = [one_of("seed of this profile", part.strip(), known) for part in seeds.split(",")]
@@ -200,7 +202,7 @@ def profile(name: str, networks: str | None = None, seeds: str | None = None, da
             settings=tuple(s for s in found.settings if s.network in names),
             published=tuple(rows for rows in found.published if PROTOCOLS[rows.network].network in names),
         )
-    return _with_images(found, datasets) if datasets else found
+    return found
 
 
 def _with_images(found: Profile, datasets: str) -> Profile:
