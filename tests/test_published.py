@@ -191,11 +191,12 @@ def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path,
 
 @pytest.mark.parametrize("path", committed_figures("07_claims"))
 def test_committed_claims_are_those_of_the_committed_figures_beside_them(path):
-    expected, claims = io.StringIO(), paper_versus_ours.three_claims(path.parent.name)
+    sources = paper_versus_ours.answering(path.parent.name)
+    expected, claims = io.StringIO(), pd.concat(map(paper_versus_ours.three_claims, sources), ignore_index=True)
     claims.to_csv(expected, index=False, float_format="%.6g", lineterminator="\n")
     assert path.read_text("utf-8") == expected.getvalue()
     record = json.loads(path.with_suffix(".json").read_text("utf-8"))
-    assert record["results"] == paper_versus_ours.results_of(path.parent.name)
+    assert record["results"] == paper_versus_ours.results_of(sources)
 
 
 @pytest.mark.parametrize("path", committed_figures("07_published"))
