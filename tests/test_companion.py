@@ -86,7 +86,7 @@ def test_interrupted_runs_end_the_same():
         (["--profile", "fast"], ["'fast'", "smoke, rehearsal, quick, colour, published, paper"]),
         (["--profile", "smoke", "--only", "00,42"], ["'42'", "00, 01, 02, 03"]),
         (["--profile", "published", "--networks", "lenet6"], ["'lenet6'", "lenet5, lenet5-classic"]),
-        (["--profile", "published", "--networks", "lenet5-classic"], ["'lenet5-classic'", "notebook 00", "--only 07"]),
+        (["--profile", "paper", "--networks", "lenet5-classic"], ["'lenet5-classic'", "notebook 00", "--only 07"]),
         (
             ["--profile", "published", "--networks", "lenet5", "--only", "07"],
             ["'lenet5'", "lenet5-classic, resnet18, vgg11"],

@@ -47,8 +47,13 @@ def test_a_row_names_its_training():
 
 def test_profiles_repeat_what_they_say():
     wanted = [case.measurement for case in paper_versus_ours.published(profile("published"))]
-    sizes = {("lenet5-classic", 1.0), ("vgg11", 0.25), ("resnet18", 0.25)}
-    assert {(m.trial.network, m.trial.width) for m in wanted} == sizes
+    rows = {(m.trial.network, m.trial.method, m.variation.total) for m in wanted}
+    vgg = {("vgg11", "QAT", sigma) for sigma in (0.1, 0.2, 0.3, 0.4, 0.5)}
+    vgg |= {("vgg11", "QAVAT", sigma) for sigma in (0.3, 0.5)}
+    lenet = {("lenet5-classic", method, sigma) for method in ("QAT", "QAVAT") for sigma in (0.2, 0.4, 0.6)}
+    assert rows == lenet | vgg and len(wanted) == 3 * len(lenet) + 7  # seeds of LeNet-5 alone
+    half = {(m.trial.recipe.epochs, m.trial.recipe.period) for m in wanted if m.trial.network == "vgg11"}
+    assert half == {(90, 30)} and len({m.trial for m in wanted if m.trial.method == "QAT" and m.trial.width < 1}) == 1
     assert all(m.chips == 300 and m.images is None and m.images_per_chip is None for m in wanted)
     everything = paper_versus_ours.published(profile("paper"))
     assert len(everything) == 3 * sum(r.repeatable for r in reported())  # seeds
@@ -56,9 +61,12 @@ def test_profiles_repeat_what_they_say():
 
 
 def test_a_profile_of_some_networks():
-    chosen = profile("published", "lenet5-classic, vgg11")
+    chosen = profile("paper", "lenet5-classic, vgg11")
     assert [s.network for s in chosen.settings] == ["vgg11"]
-    assert chosen.published == (("LeNet-5", 1.0), ("VGG-11", 0.25))
+    assert [(rows.network, rows.width) for rows in chosen.published] == [
+        ("LeNet-5", 1),
+        *(("VGG-11", w) for w in (0.25, 1, 2)),
+    ]
     assert profile("published", seeds="0,2").seeds == (0, 2)
     with pytest.raises(ValueError, match="unknown network 'lenet'; allowed: lenet5, lenet5-classic"):
         profile("published", "lenet")
@@ -130,8 +138,8 @@ def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
 def test_without_committed_figures_the_fix_is_named(monkeypatch):
     monkeypatch.setattr(paper_versus_ours, "FIGURES", paper_versus_ours.ROOT / "no-figures")
     with pytest.raises(ValueError, match="no committed figure no-figures/quick/03_gain.json; make it with ./run_all"):
-        paper_versus_ours.results_of("quick")
-    assert paper_versus_ours.answering("published") == "quick"
+        paper_versus_ours.results_of(["quick"])
+    assert paper_versus_ours.answering("published") == ("quick",)
     assert len(paper_versus_ours.committed()) == 0 and paper_versus_ours.keys_of([], "07_published") == []
 
 
@@ -139,10 +147,10 @@ def test_a_profile_answers_for_itself_once_it_has_both_figures(tmp_path, monkeyp
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     (tmp_path / "published").mkdir()
     for figure, keys in (("03_gain", ["b", "a"]), ("05_loss", ["b", "c"])):
-        assert paper_versus_ours.answering("published") == "quick"
+        assert paper_versus_ours.answering("published") == ("quick",)
         (tmp_path / "published" / f"{figure}.json").write_text(json.dumps({"results": keys}))
-    assert paper_versus_ours.answering("published") == "published"
-    assert paper_versus_ours.results_of("published") == ["a", "b", "c"]
+    assert paper_versus_ours.answering("published") == ("published",)
+    assert paper_versus_ours.results_of(["published"]) == ["a", "b", "c"]
 
 
 def test_a_record_names_the_results_that_its_figure_shows(tmp_path, monkeypatch):
@@ -183,11 +191,12 @@ def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path,
 
 @pytest.mark.parametrize("path", committed_figures("07_claims"))
 def test_committed_claims_are_those_of_the_committed_figures_beside_them(path):
-    expected, claims = io.StringIO(), paper_versus_ours.three_claims(path.parent.name)
+    sources = paper_versus_ours.answering(path.parent.name)
+    expected, claims = io.StringIO(), pd.concat(map(paper_versus_ours.three_claims, sources), ignore_index=True)
     claims.to_csv(expected, index=False, float_format="%.6g", lineterminator="\n")
     assert path.read_text("utf-8") == expected.getvalue()
     record = json.loads(path.with_suffix(".json").read_text("utf-8"))
-    assert record["results"] == paper_versus_ours.results_of(path.parent.name)
+    assert record["results"] == paper_versus_ours.results_of(sources)
 
 
 @pytest.mark.parametrize("path", committed_figures("07_published"))
@@ -238,7 +247,7 @@ def test_costs_need_no_dataset(monkeypatch, tmp_path):
     wanted = [case.measurement for case in paper_versus_ours.published(profile("published", seeds="0"))]
     work = engine.missing(wanted, Settings.read(data=tmp_path, cache=tmp_path))
     seeds = len(work.trials) / len({t.network for t in work.trials})
-    assert len(work.measurements) == 46 and seeds > 1 and work.seconds("cpu") > 3600
+    assert len(work.measurements) == 13 and seeds > 1 and work.seconds("cpu") > 3600
 
 
 def test_shapes_are_those_of_the_data():
@@ -252,4 +261,4 @@ def test_shapes_are_those_of_the_data():
 def test_the_committed_table_is_that_of_the_file():
     with open(paper_versus_ours.ROOT / "data" / "reported.csv", newline="", encoding="utf-8") as file:
         assert len(list(csv.reader(file))) == 1 + 286 + 3
-    assert set(PROFILES) == {"smoke", "rehearsal", "quick", "published", "paper"}
+    assert set(PROFILES) == {"smoke", "rehearsal", "quick", "colour", "published", "paper"}

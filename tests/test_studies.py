@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import choose_bits
-from lib import Counts, ReferenceCells, SelfTuning, Variation
+from lib import Counts, ReferenceCells, SelfTuning, Variation, shipped
 from lib.companion import cases, figures, studies, within_and_between_chips
 from lib.companion.claims import estimate, exactly, per_chip, summary
 from lib.companion.profiles import profile
@@ -133,3 +133,24 @@ def test_alt_text_tells_ends_and_single_bars():
     bars = {"net": ["QAT"] * 3 + ["QAVAT"], "mean": [80.2, np.nan, 40.4, 0.5]}
     rows = pd.DataFrame({"network": "lenet5", "law": "a", **bars})
     assert figures.described(rows, ["network", "law"], "net", "mean") == "LeNet-5, a: QAT from 80 to 40, QAVAT 0.5."
+
+
+def test_other_images_stand_in_the_place_of_a_profile_s_own(tmp_path):
+    chosen = profile("colour", datasets=f"cifar100=imagefolder:{tmp_path}; cifar10=fashion-mnist")
+    assert [s.dataset for s in chosen.settings] == ["fashion-mnist", f"imagefolder:{tmp_path}"]
+    assert dict(chosen.in_place_of) == {"cifar100": f"imagefolder:{tmp_path}", "cifar10": "fashion-mnist"}
+    for given, said in {
+        "mnist=cifar10": "'mnist'; allowed: cifar10, cifar100",
+        "cifar10=flowers": "'flowers'; allowed: fashion-mnist",
+        f"cifar10=imagefolder:{tmp_path}/none": "is no folder",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            profile("colour", datasets=given)
+
+
+def test_every_training_of_colour_is_shipped():
+    """Where its images are those of the shipped networks: nothing is left to train, and nothing shipped is unread."""
+    chosen = profile("colour")
+    wanted = {m.trial for m in studies.every_measurement(chosen, chosen.notebooks)}
+    found = {shipped._identity(one.trial) for one in shipped.shipped_networks().values()}
+    assert {shipped._identity(trial) for trial in wanted} == found and len(found) == 48

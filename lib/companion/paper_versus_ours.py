@@ -177,15 +177,31 @@ def lines(table: pd.DataFrame) -> Iterator[tuple[tuple, dict[str, pd.DataFrame]]
 # -- the three claims -----------------------------------------------------------------------------------------
 
 
-def answering(profile: str) -> str:
-    """The profile whose committed figures answer: this one where it has them, else `quick`."""
-    own = all((FIGURES / profile / f"{figure}.json").exists() for figure in ANSWERS)
-    return profile if own else "quick"
+def answering(profile: str) -> tuple[str, ...]:
+    """The profiles whose committed figures answer: this one, `colour` and `quick`, as far as they have them; `quick`
+    where none has."""
+    asked = dict.fromkeys((profile, "colour", "quick"))
+    have = (name for name in asked if all((FIGURES / name / f"{figure}.json").exists() for figure in ANSWERS))
+    return tuple(have) or ("quick",)
 
 
-def results_of(profile: str) -> list[str]:
-    """Keys of the results on which those figures of a profile stand."""
-    return _results(_committed(profile, figure, "json") for figure in ANSWERS)
+def results_of(profiles: Iterable[str]) -> list[str]:
+    """Keys of the results on which those figures of some profiles stand."""
+    return _results(_committed(profile, figure, "json") for profile in profiles for figure in ANSWERS)
+
+
+def settings_of(profiles: Iterable[str]) -> pd.DataFrame:
+    """profile, network, width, images, bits, seeds; σ of claim 1 (within chips, proportional) and of claims 2 and 3
+    (half of its variance between chips), law by law."""
+    rows = []
+    for profile in (PROFILES[name] for name in profiles):
+        for s in profile.settings:
+            about = {"profile": profile.name, "network": NAMES[s.network], "width": s.width, "images": s.dataset}
+            sigmas = {f"σ of 2 and 3, {law}": sigma for law, sigma in s.sigma.items()}
+            rows.append(
+                about | {"bits": s.claim_bits, "seeds": len(profile.seeds), "σ of 1": profile.claim_sigma} | sigmas
+            )
+    return pd.DataFrame(rows)
 
 
 def _committed(profile: str, figure: str, kind: str) -> Path:
@@ -197,9 +213,9 @@ def _committed(profile: str, figure: str, kind: str) -> Path:
 
 
 def three_claims(profile: str) -> pd.DataFrame:
-    """claim, network, case, value with interval (points), chips, seeds: what the committed figures of a profile say of
-    each statement of the abstract.  Claim 1: the smallest gain of QAVAT over its alternatives at the largest σ.
-    2 and 3: at a between share of one half, the loss of the best training alone, and of QAVAT tuned by reference
+    """claim, profile, network, case, value with interval (points), chips, seeds: what the committed figures of a
+    profile say of each statement of the abstract.  Claim 1: the smallest gain of QAVAT over its alternatives at the
+    largest σ.  2 and 3: at a between share of one half, the loss of the best training alone, and of QAVAT tuned by reference
     cells."""
     gain, loss = (pd.read_csv(_committed(profile, figure, "csv")) for figure in ANSWERS)
     rows = []
@@ -213,7 +229,9 @@ def three_claims(profile: str) -> pd.DataFrame:
     for claim, found in ((2, best), (3, tuned)):
         for _, row in loss.loc[found].iterrows():
             rows.append(_row(claim, row.network, f"{row.law}, {row.net}", row, "loss"))
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)
+    found.insert(1, "profile", profile)
+    return found
 
 
 def _row(claim: int, network: str, case: str, found: pd.Series, name: str) -> dict:
@@ -233,5 +251,5 @@ def statement_claims(table: pd.DataFrame, below: float) -> list[Claim]:
         text, requirement = texts[row.claim]
         of = "seeds" if row.seeds > 1 else "chips"
         found = Estimate(row.points, row.points_low, row.points_high, int(row[of]))
-        claims.append(Claim(text, f"{NAMES[row.network]}, {row.case}", found, **requirement, of=of))
+        claims.append(Claim(text, f"{row.profile}: {NAMES[row.network]}, {row.case}", found, **requirement, of=of))
     return [c for c in claims if not math.isnan(c.estimate.value)]

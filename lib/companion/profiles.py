@@ -160,8 +160,8 @@ PROFILES = {
             notebooks=("07",),
             published=(
                 Rows("LeNet-5", 1.0),
-                Rows("VGG-11", 0.25, "A8W4", sigmas=(0.3, 0.5), seeds=1, shorter=2),
-                Rows("VGG-11", 0.25, "A8W4", ("QAT",), (0.1,), seeds=1, shorter=2),
+                Rows("VGG-11", 0.25, "A8W4", ("QAT",), seeds=1, shorter=2),
+                Rows("VGG-11", 0.25, "A8W4", ("QAVAT",), (0.3, 0.5), seeds=1, shorter=2),
             ),
             published_chips=300,
             seeds=(0, 1, 2),
@@ -192,6 +192,8 @@ def profile(name: str, networks: str | None = None, seeds: str | None = None, da
     Raises InputError for an unknown profile or network, a seed or dataset that the profile does not have, or images of
     an unknown kind."""
     found = PROFILES[one_of("profile", name, PROFILES)]
+    if datasets:
+        found = _with_images(found, datasets)
     if seeds:
         known = {str(seed): seed for seed in found.seeds}
         wanted = [one_of("seed of this profile", part.strip(), known) for part in seeds.split(",")]
@@ -203,7 +205,7 @@ def profile(name: str, networks: str | None = None, seeds: str | None = None, da
             settings=tuple(s for s in found.settings if s.network in names),
             published=tuple(rows for rows in found.published if PROTOCOLS[rows.network].network in names),
         )
-    return _with_images(found, datasets) if datasets else found
+    return found
 
 
 def _with_images(found: Profile, datasets: str) -> Profile:

@@ -84,7 +84,9 @@ class Reported:
         """The training that the row speaks of, in the `shorter`-th part of its schedule; QAT is one network for every
         σ."""
         how, noisy = PROTOCOLS[self.network], self.method != "QAT"
-        recipe = replace(how.recipe, epochs=how.recipe.epochs // shorter, period=how.recipe.period // shorter)
+        recipe = how.recipe
+        if shorter > 1:
+            recipe = replace(recipe, epochs=recipe.epochs // shorter, period=recipe.period // shorter)
         return Trial(
             how.dataset, how.network, self.method, recipe, str(Bits.parse(self.bits)),
             Variation(self.sigma if noisy else 0.0), width=self.width, seed=seed, quantizers=how.quantizers,

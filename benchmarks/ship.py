@@ -1,0 +1,57 @@
+"""Write the trained networks of a profile as data/networks/*.safetensors:   python -m benchmarks.ship PROFILE
+
+Those of the store, trained where they are not there yet (hours), on the images that ANALOG_PIM_DATASETS names; what is
+shipped already is written anew only with ANALOG_PIM_TRAIN=1.
+"""
+
+import platform
+import subprocess
+import sys
+
+import torch
+
+from lib.companion import studies
+from lib.companion.profiles import profile
+from lib.data import public_name
+from lib.experiments import engine, keys
+from lib.experiments.settings import Settings
+from lib.precision import training_precision
+from lib.shipped import FOLDER, ship
+from lib.trials import Trial
+
+WIDTHS = {0.25: "quarter", 0.5: "half", 1.0: "full"}
+
+
+def name_of(trial: Trial) -> str:
+    """resnet18-quarter-cifar100-A4W2-qavat-mixed-fixed-0.23-s0, say."""
+    images = public_name(trial.dataset).partition(":")[2] or trial.dataset
+    law = "fixed" if trial.variation.law == "layer-fixed" else ""
+    about = [trial.network, WIDTHS.get(trial.width, f"{trial.width:g}"), images, trial.bits, trial.method.lower()]
+    about += ["mixed" if trial.first else "", law, f"{trial.variation.total:g}" if trial.variation.total else ""]
+    return "-".join(part for part in (*about, f"s{trial.seed}") if part)
+
+
+def main(name: str) -> None:
+    settings = Settings.read()
+    chosen = profile(name, settings.networks, settings.seeds, settings.datasets)
+    wanted = dict.fromkeys(m.trial for m in studies.every_measurement(chosen, chosen.notebooks or studies.ALL))
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    FOLDER.mkdir(exist_ok=True)
+    for trial in wanted:
+        if keys.shipped_for(trial, settings):
+            continue
+        engine.ensure(trial, settings)
+        trained = {
+            "device": settings.device if settings.device == "cuda" else platform.processor() or platform.machine(),
+            "precision": f"{keys.precision(trial, settings, training_precision)} products",
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "commit": commit,
+        }
+        state, path = keys.checkpoint(trial, settings), FOLDER / f"{name_of(trial)}.safetensors"
+        assert state is not None  # it has just been trained
+        print(ship(trial, keys.dataset_of(trial, settings), state, path, trained).name, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
