@@ -215,8 +215,8 @@ def _committed(profile: str, figure: str, kind: str) -> Path:
 def three_claims(profile: str) -> pd.DataFrame:
     """claim, profile, network, case, value with interval (points), chips, seeds: what the committed figures of a
     profile say of each statement of the abstract.  Claim 1: the smallest gain of QAVAT over its alternatives at the
-    largest σ.  2 and 3: at a between share of one half, the loss of the best training alone, and of QAVAT tuned by reference
-    cells."""
+    largest σ.  2 and 3: at a between share of one half, the loss of the best training alone, and of QAVAT tuned by
+    reference cells."""
     gain, loss = (pd.read_csv(_committed(profile, figure, "csv")) for figure in ANSWERS)
     rows = []
     top = gain[gain.sigma == gain.sigma.max()]
