@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from ..checks import InputError, RunError
 from ..data import ROOT
 from . import paper_versus_ours
@@ -128,11 +130,12 @@ def front(chosen: Profile, names: list[str], records: list[dict]) -> str:
     axis = next((record for record in records if record["figure"] == AXIS), None)
     if axis:
         parts.append(_figure(axis, f"{_notebook(axis, names)}.html"))
-    source = paper_versus_ours.answering(chosen.name)
-    rows = paper_versus_ours.three_claims(source)
+    sources = paper_versus_ours.answering(chosen.name)
+    rows = pd.concat(map(paper_versus_ours.three_claims, sources), ignore_index=True)
     judged = paper_versus_ours.statement_claims(rows, abstract()["loss with self-tuning, below (points)"])
     parts.append(
-        f"## The paper's three claims\n\nAs the committed figures of profile `{source}` have them; intervals of 95%.\n"
+        "## The paper's three claims\n\nAs the committed figures have them (profile "
+        f"{', '.join(f'`{name}`' for name in sources)}); intervals of 95%.\n"
     )
     found = [_measured(vars(c.estimate) | {"unit": c.unit}) for c in judged]
     shown = [(c.statement, c.point, text, f"{c.requirement}: {c.verdict}") for c, text in zip(judged, found)]
