@@ -34,14 +34,14 @@ def test_a_number_in_a_formula_changes_both_keys():
 
 
 def test_a_new_tuner_keeps_the_checkpoints():
-    before, after = keys(), keys(estimators=('label = "oracle"', 'label = "the oracle"'))
+    before, after = keys(), keys(estimators=('return "oracle"', 'return "the oracle"'))
     assert after[0] == before[0] and after[1] != before[1]
 
 
 SAME_CODE = [
-    ('"""e_W = σ·z."""', '"""The same in other words."""'),
+    ('"""e_W of cells with the unit normals z."""', '"""The same in other words."""'),
     ("# Chips of one purpose never meet", "# A remark.  Chips of one purpose never meet"),
-    ("    return z * sigma\n", "    return (z * sigma)\n"),
+    ("return self.between * chip.z_between()", "return (self.between) * chip.z_between()"),
 ]
 
 
