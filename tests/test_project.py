@@ -158,7 +158,8 @@ def test_committed_figures_are_complete(profile):
     assert names and all((folder / f"{n}.{kind}").exists() for n in names for kind in ("pdf", "csv", "json"))
     for record in folder.glob("*.json"):
         content = json.loads(record.read_text("utf-8"))
-        assert len(content["alt"]) > 40 and content["profile"] == profile and content["results"]
+        assert len(content["alt"]) > 40 and content["profile"] == profile
+        assert content["results"] or content["dataset"] is None  # simulated cells stand on no result
         assert content["claims"] or "no claim" in content["caption"]
 
 
