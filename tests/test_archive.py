@@ -10,7 +10,7 @@ from lib import precision, sources
 from lib.checks import InputError, RunError
 from lib.companion import studies
 from lib.companion.profiles import profile
-from lib.experiments import archive, engine
+from lib.experiments import archive, engine, keys
 from lib.experiments.settings import Settings
 from lib.experiments.store import MANIFEST
 
@@ -29,9 +29,9 @@ def elsewhere(monkeypatch):
     """A processor that multiplies bfloat16 if this one does not, and the other way round."""
     here = precision.multiplies_bfloat16()
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: not here)
-    engine._best.cache_clear()
+    keys._best.cache_clear()
     yield
-    engine._best.cache_clear()
+    keys._best.cache_clear()
 
 
 def work(wanted, settings) -> int:

@@ -22,6 +22,7 @@ from ..sources import MEASURING_SOURCES, source_digest
 from ..torch_internals import multiplies_bfloat16
 from ..trials import Measurement
 from . import engine
+from . import keys as naming
 from .settings import Settings
 from .store import MANIFEST
 
@@ -69,7 +70,7 @@ def manifest(measurements: Iterable[Measurement], settings: Settings) -> dict:
     precisions = {}
     for trial in {m.trial for m in measurements}:
         for best in (training_precision, best_precision):
-            precisions[engine.named(trial, best)] = engine.precision(trial, settings, best)
+            precisions[naming.named(trial, best)] = naming.precision(trial, settings, best)
     return {
         "sources": source_digest(MEASURING_SOURCES),
         "torch": torch.__version__,
