@@ -28,10 +28,11 @@ GRACE = 15  # seconds for the kernels to notice that their parent is gone; they 
 
 
 def prepare(folder: Path) -> None:
-    """A copy of the project; the data are linked."""
+    """A copy of the project; the data are linked, of the figures there are the tables (the site's front reads them)."""
     for name in ("lib", "notebooks", "site"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copytree(ROOT / "figures", folder / "figures", ignore=shutil.ignore_patterns("*.png", "*.pdf"))
     (folder / "data").symlink_to(ROOT / "data")
 
 
