@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 from browser import CHROMIUM, REQUIRED, chromium, opened, served
-from conftest import environment, replaced
+from conftest import copy_project, environment, replaced
 
 from lib.companion import panels
 
@@ -34,8 +34,10 @@ def address(smoke, project):
 
 
 @pytest.fixture(scope="module")
-def lab(smoke, project):
-    """A JupyterLab in the copy of the project, whose first notebook is of profile smoke."""
+def lab(smoke, project, tmp_path_factory):
+    """A JupyterLab in a copy of its own, whose first notebook is of profile smoke and finds what `smoke` computed."""
+    finished, project = project, copy_project(tmp_path_factory.mktemp("lab"))
+    (project / "cache").symlink_to(finished / "cache")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
