@@ -138,8 +138,11 @@ class Notebook:
     @property
     def images(self) -> str:
         """Which images stand in the place of the profile's own, for a caption; empty where none do."""
-        stand_ins = (f"{public_name(images)} in the place of {own}" for own, images in self.profile.in_place_of)
-        return f"Images: {', '.join(stand_ins)}." if self.profile.in_place_of else ""
+        used = {s.dataset for s in self.profile.settings}
+        told = [
+            f"{public_name(images)} in the place of {own}" for own, images in self.profile.in_place_of if images in used
+        ]
+        return f"Images: {', '.join(told)}." if told else ""
 
     def _images_of(self, name: str) -> dict[str, str]:
         own = {images: of for of, images in self.profile.in_place_of}
