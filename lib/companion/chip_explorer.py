@@ -80,19 +80,19 @@ class Explorer:
         net, few = self._net(**at), self.images.take(slice(0, SHOWN))
         with evaluating(net), programmed(net, Chip.of("test", chip), self._pattern(**at), self._tuning(**at)):
             classes = net(few.normalized()).argmax(1)
-        fig, axes = figures.panels(2, SHOWN // 2 + 3, width=1.0, height=1.45)
+        fig, axes = figures.panels(2, SHOWN // 2 + 3, height=1.2)
         for ax, pixels, label, found in zip(axes[:, 3:].flat, few.pixels, few.labels, classes):
             ax.imshow(pixels[0].numpy(), cmap="gray_r")
             wrong = bool(label != found)
             name = figures.CLOTHES[found]
-            ax.set_title(f"{'✗' if wrong else '✓'} {name}", color="#B00000" if wrong else "k", fontsize=9)
+            ax.set_title(f"{'✗' if wrong else '✓'} {name}", color="#B00000" if wrong else "k", fontsize=7.5)
             ax.set(xticks=[], yticks=[])
         grid = axes[0, 0].get_gridspec()
         for ax in axes[:, :3].flat:
             ax.remove()
         ax, look = fig.add_subplot(grid[:, :3]), figures.STYLE.get(at["training"], figures.OWN)
         ax.plot(*zip(*cloud), look["marker"], color=look["color"], alpha=0.5)
-        ax.plot(*here, "o", ms=11, mfc="none", mec="k", mew=2)
+        ax.plot(*here, "o", ms=9, mfc="none", mec="k", mew=2)
         ax.set(xlabel="z_B of the chip", ylabel="accuracy (%)", ylim=(0, 100), title=f"chip {chip}: {here[1]:.0f} %")
         right = int((classes == few.labels).sum())
         return (

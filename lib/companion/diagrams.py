@@ -21,7 +21,7 @@ def key(parts: pd.DataFrame) -> str:
 
 
 def _canvas(width: float, height: float):
-    fig, [[ax]] = panels(1, 1, width, height)
+    fig, [[ax]] = panels(1, 1, height, width)
     ax.set(xlim=(0, 10 * width), ylim=(0, 10 * height), aspect="equal")
     ax.axis("off")
     return fig, ax

@@ -1,5 +1,6 @@
 """One style for all figures: colours, panels, bars, bands, and what an alt text says of them."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -46,42 +47,45 @@ _LOOKS = zip(
 )
 BITS_STYLE = [{"color": color, "marker": marker, "linestyle": line} for color, marker, line in _LOOKS]
 
+SINGLE, DOUBLE = 3.5, 7.16  # inches: one column of a journal's page, and both
 CLOTHES = "t-shirt trousers pullover dress coat sandal shirt sneaker bag boot".split()  # classes of Fashion-MNIST
 
 
 def use_style() -> None:
-    """Set seaborn's quiet theme with sizes that read on a slide and in a column."""
+    """Set seaborn's quiet theme at the size of print: what is drawn as wide as a column keeps its letters there."""
     import matplotlib
     import seaborn
 
-    seaborn.set_theme(context="notebook", style="whitegrid", font="DejaVu Sans")
-    sizes = {"axes.titlesize": 12, "axes.labelsize": 11, "legend.fontsize": 10, "lines.markersize": 5}
-    matplotlib.rcParams.update({"figure.constrained_layout.use": True, "figure.dpi": 100, "pdf.fonttype": 42, **sizes})
+    seaborn.set_theme(context="paper", style="whitegrid", font="DejaVu Sans")
+    sizes = {"axes.titlesize": 9, "axes.labelsize": 8.5, "legend.fontsize": 8, "lines.markersize": 4}
+    ticks = {"xtick.labelsize": 8, "ytick.labelsize": 8}
+    matplotlib.rcParams.update({"figure.constrained_layout.use": True, "figure.dpi": 100, "pdf.fonttype": 42})
+    matplotlib.rcParams.update(sizes | ticks)
 
 
-def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.2, **options):
-    """(figure, axes of shape (rows, columns)), unknown to pyplot: a notebook shows it when published, not before."""
+def panels(rows: int, columns: int, height: float = 2.4, width: float | None = None, **options):
+    """(figure, axes of shape (rows, columns)), unknown to pyplot: a notebook shows it when published, not before.
+
+    height: of a row, inches; width: of the figure, where not that of a column (one panel) or of both (several)."""
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(width * columns, height * rows))
+    fig = Figure(figsize=(width or (DOUBLE if columns > 1 else SINGLE), height * rows))
     return fig, fig.subplots(rows, columns, squeeze=False, **options)
 
 
-def wrapped(n: int, width: float = 4.2, height: float = 3.2, columns: int = 4, **options):
+def wrapped(n: int, height: float = 2.4, columns: int = 4, **options):
     """(figure, the n axes in reading order): rows of up to `columns` panels."""
     columns = min(n, columns)
-    fig, axes = panels(-(-n // columns), columns, width, height, **options)
+    fig, axes = panels(-(-n // columns), columns, height, **options)
     for ax in axes.flat[n:]:
         ax.remove()
     return fig, list(axes.flat[:n])
 
 
-def case_panels(
-    table: pd.DataFrame, xlabel: str = "", ylabel: str = "", width: float = 4.6, height: float = 3.1, **options
-):
+def case_panels(table: pd.DataFrame, xlabel: str = "", ylabel: str = "", height: float = 2.3, **options):
     """(figure, {(network, law): (ax, rows)}): a row of panels a network, a column a law; labels at the edges."""
     networks, laws = list(table.network.unique()), list(table.law.unique())
-    fig, axes = panels(len(networks), len(laws), width, height, **options)
+    fig, axes = panels(len(networks), len(laws), height, **options)
     parts = {}
     for i, network in enumerate(networks):
         for j, law in enumerate(laws):
@@ -103,11 +107,10 @@ def case_bars(
     styles: dict | None = None,
     ylim: tuple[float, float] | None = None,
     dotted: float | None = None,
-    width: float = 4.6,
     sharey: bool | str = True,
 ):
     """The figure of `bars` in case panels; dotted: a horizontal line at this value."""
-    fig, parts = case_panels(table, ylabel=ylabel, width=width, sharey=sharey)
+    fig, parts = case_panels(table, ylabel=ylabel, sharey=sharey)
     for ax, rows in parts.values():
         bars(ax, rows, category, group, value, styles)
         if dotted is not None:
@@ -146,7 +149,7 @@ def band(ax, rows: pd.DataFrame, x: str, y: str, label: str | None = None, **sty
     ax.plot(*seeds(rows[x], rows, y), **DOTS)
 
 
-DOTS = {"color": "k", "ms": 3, "ls": "none", "marker": ".", "zorder": 3}
+DOTS = {"color": "k", "ms": 2.5, "ls": "none", "marker": ".", "zorder": 3}
 
 
 def seeds(places: Iterable[float], rows: pd.DataFrame, value: str) -> tuple[list[float], list[float]]:
@@ -198,7 +201,8 @@ def cumulative(ax, values, label: str, **style) -> None:
 def legend_above(fig, ax) -> None:
     """One legend for all panels, above them, where it hides no data."""
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=len(labels) if len(labels) < 5 else 3)
+    columns = 2 if fig.get_figwidth() <= SINGLE else len(labels) if len(labels) < 5 else 3
+    fig.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 
 def span(axes) -> str:
@@ -209,10 +213,17 @@ def span(axes) -> str:
 
 def finding(fig, text: str) -> None:
     """The figure's title: what was found, in a sentence without a full stop; above its legend, where it has one."""
+    text = textwrap.fill(text, int(12 * fig.get_figwidth()))
     if fig.legends:
-        fig.legends[0].set_title(text, prop={"size": 13, "weight": "bold"})
+        fig.legends[0].set_title(text, prop={"size": 9.5, "weight": "bold"})
     else:
-        fig.suptitle(text, fontsize=13, fontweight="bold")
+        fig.suptitle(text, fontsize=9.5, fontweight="bold")
+
+
+def extent(values: Iterable[float], digits: int = 0) -> str:
+    """What values reach from and to, for a sentence: "3 to 12", or "3" where both are written alike."""
+    written = [f"{v:.{digits}f}".replace("-", "−") for v in (min(values), max(values))]
+    return " to ".join(dict.fromkeys("0" if float(w.replace("−", "-")) == 0 else w for w in written))
 
 
 def label_ends(ax) -> None:
@@ -225,10 +236,10 @@ def label_ends(ax) -> None:
     ends = sorted(
         (ax.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1], line, label) for line, label in lines
     )
-    height, below = 1.35 * 10 * ax.figure.dpi / 72, -np.inf
+    height, below = 1.35 * 8 * ax.figure.dpi / 72, -np.inf
     for pixel, line, label in ends:
         place = max(pixel, below + height)
         below = place
         where = offset_copy(ax.transData, ax.figure, x=6, y=(place - pixel) * 72 / ax.figure.dpi, units="points")
         x, y = line.get_xdata()[-1], line.get_ydata()[-1]
-        ax.text(x, y, label, color=line.get_color(), fontsize=10, va="center", transform=where, clip_on=False)
+        ax.text(x, y, label, color=line.get_color(), fontsize=8, va="center", transform=where, clip_on=False)

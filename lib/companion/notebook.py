@@ -103,7 +103,7 @@ class Notebook:
         them.  keys: of the results it stands on, and dataset: its images, where not those of the notebook's results."""
         folder, data = self.settings.figures, data.drop(columns=["point", "each"], errors="ignore")
         folder.mkdir(parents=True, exist_ok=True)
-        png = self._image(fig, "png", dpi=150, metadata={"Software": None})
+        png = self._image(fig, "png", dpi=300, metadata={"Software": None})
         fig.set_layout_engine("none")  # the layout is done, and stays as it is
         pdf = self._image(fig, "pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
         own = list(dict.fromkeys(s.dataset for s in self.profile.settings)) if dataset is None else [dataset]
@@ -133,7 +133,7 @@ class Notebook:
         data.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
         text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (folder / f"{name}.json").write_text(text, "utf-8")
-        _show(png, alt, caption, claims, data)
+        _show(png, fig.get_figwidth(), alt, caption, claims, data)
 
     @property
     def images(self) -> str:
@@ -178,11 +178,13 @@ def tree_digest() -> str:
     return digest.hexdigest()
 
 
-def _show(png: bytes, alt: str, caption: str, claims: Sequence[Claim], data: pd.DataFrame) -> None:
+def _show(png: bytes, inches: float, alt: str, caption: str, claims: Sequence[Claim], data: pd.DataFrame) -> None:
     from IPython.display import HTML, display
 
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    image = f'<img style="max-width:100%" alt="{html.escape(alt, quote=True)}" src="{source}">'
+    image = (
+        f'<img style="width:{1.3 * inches:.2f}in;max-width:100%" alt="{html.escape(alt, quote=True)}" src="{source}">'
+    )
     parts = [f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"]
     if claims:
         parts.append("<p><b>Claims</b></p>" + claims_frame(claims).to_html(index=False))

@@ -87,7 +87,7 @@ def column_key() -> str:
 def column_figure(within: float, shared: float, law: str, inputs: int, sparsity: float, cells: int):
     """(figure, what it says in a line) of one setting of the first panel."""
     ideal, chip = column_outputs(within, shared, law, inputs, sparsity, cells)
-    fig, [[ax]] = figures.panels(1, 1, width=5.2, height=3.6)
+    fig, [[ax]] = figures.panels(1, 1, height=3.0, width=4.4)
     look = figures.OWN if cells else figures.TUNING_STYLE["untuned"]
     ax.plot(ideal, chip, look["marker"], color=look["color"], alpha=0.6)
     ax.axline((0, 0), slope=1, color="k", lw=1)
@@ -162,18 +162,18 @@ def budget_figure(curves: Mapping[str, list], cells: int, within: float, noise: 
     """(figure, what it says): the parts of the error as one bar, and the points that such an error costs."""
     parts = budget_parts(cells, within, noise, step, effective)
     error = float(np.sqrt(sum(v for name, v in parts.items() if name != "own") / effective))
-    fig, [[left, right]] = figures.panels(1, 2, width=4.0, height=3.2)
+    fig, [[left, right]] = figures.panels(1, 2, height=2.6)
     for x, (value, look) in enumerate(zip(parts.values(), figures.BITS_STYLE)):
         left.bar(x, value, color=look["color"])
-        left.annotate(f"{value:.2g}", (x, value), ha="center", va="bottom", fontsize=9)
-    left.set_xticks(range(len(parts)), ["cells' own", "reading n", "noise", "converter"], fontsize=9)
+        left.annotate(f"{value:.2g}", (x, value), ha="center", va="bottom", fontsize=8)
+    left.set_xticks(range(len(parts)), ["cells' own", "reading n", "noise", "converter"], fontsize=7.5)
     left.set(title="error variance by cause", ylabel="in units of max|w|²‖x‖²")
     left.margins(y=0.15)
     lost = {}
     for (name, curve), look in zip(curves.items(), figures.BITS_STYLE):
         lost[name] = points_lost(curve, error)
         right.plot(*zip(*curve), label=name, **look)
-        right.plot(error, lost[name], "o", ms=11, mfc="none", mec="k", mew=2)
+        right.plot(error, lost[name], "o", ms=9, mfc="none", mec="k", mew=2)
     right.axvline(error, color="k", lw=1, ls=":")
     right.set(xscale="log", xlabel="error of ê", ylabel="points below the oracle", title="as measured, layer-fixed")
     right.legend()
@@ -236,7 +236,7 @@ def live(controls: Mapping, figure: Callable, refine: Callable | None = None):
 
     def draw(fig, told: str) -> None:
         content = io.BytesIO()
-        fig.savefig(content, format="png", dpi=100)
+        fig.savefig(content, format="png", dpi=130)
         source = base64.b64encode(content.getvalue()).decode()
         picture.value = (
             f'<img style="max-width:100%" alt="{html.escape(told, quote=True)}" src="data:image/png;base64,{source}">'
