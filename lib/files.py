@@ -1,4 +1,4 @@
-"""Analog networks as files: safetensors with every quantizer in its metadata.  Nothing is pickled.
+"""Analog networks as files: safetensors with every quantizer and converter in its metadata.  Nothing is pickled.
 
 save_analog(net, "net.safetensors")
 net = load_analog(my_module, "net.safetensors")     my_module: the float network that was converted, any weights
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .analog import crossbars
+from .analog import Read, crossbars
 from .checks import InputError, StorageError
 from .conversion import copied, place
+from .converter import Reading
 from .quantizers import Binary, BinaryChannels, LearnedSign, LearnedStep, LegacyActivations, LegacySign, LineSearch
 
 FORMAT = "analog-pim-companion 1"
@@ -38,11 +40,15 @@ BY_NAME = {kind.__name__: make for kind, (_, make) in KINDS.items()}
 
 
 def save_analog(net: nn.Module, path: str | Path) -> None:
-    """Write the state and the quantizers of an analog network; slots of a programmed chip are not part of it.
+    """Write the state, the quantizers and the converters of an analog network; slots of a programmed chip are not part
+    of it.
 
-    Raises ValueError for a network without analog layers, or a quantizer of a type that the file cannot describe;
-    OSError where the file cannot be written."""
-    layers = {name: [_described(name, q) for q in (m.quantize_input, m.quantize_weight)] for name, m in crossbars(net)}
+    Raises ValueError for a network without analog layers, or a quantizer or a `read` of a type that the file cannot
+    describe; OSError where the file cannot be written."""
+    layers = {
+        name: [_described(name, m.quantize_input), _described(name, m.quantize_weight), *_reading(name, m.read)]
+        for name, m in crossbars(net)
+    }
     if not layers:
         raise InputError(
             f"{type(net).__name__} has no analog layer to save; make them with to_analog(net, bits, calibrate)"
@@ -57,7 +63,8 @@ def save_analog(net: nn.Module, path: str | Path) -> None:
 
 
 def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
-    """An analog copy of the float network `net` with the quantizers and the state of a file, in evaluation mode.
+    """An analog copy of the float network `net` with the quantizers, the converters and the state of a file, in
+    evaluation mode.
 
     Raises ValueError where the file is damaged or not one of `save_analog`, or where `net` has other layers;
     FileNotFoundError where there is none."""
@@ -75,8 +82,11 @@ def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
         )
     net = copied(net)
     try:
-        for name, (inputs, weights) in json.loads(about["layers"]).items():
-            place(net.get_submodule(name), _made(*inputs), _made(*weights))
+        for name, (inputs, weights, *readings) in json.loads(about["layers"]).items():
+            layer = net.get_submodule(name)
+            place(layer, _made(*inputs), _made(*weights))
+            for reading in readings:
+                layer.read, layer.rows = Reading(**reading), reading["rows"]
         net.load_state_dict(tensors)
     except (AttributeError, KeyError, RuntimeError) as error:  # torch names every mismatch, over many lines
         said = " ".join(str(error).split())[:300]
@@ -91,6 +101,15 @@ def _described(layer: str, quantizer: nn.Module) -> list:
             f"layer {layer!r} has a quantizer of type {type(quantizer).__name__}, a file can hold: {allowed}"
         )
     return [type(quantizer).__name__, *KINDS[type(quantizer)][0](quantizer)]
+
+
+def _reading(layer: str, read: Read | None) -> list[dict]:
+    """Nothing where there is no converter."""
+    if read is None:
+        return []
+    if not isinstance(read, Reading):
+        raise InputError(f"layer {layer!r} is read by a {type(read).__name__}, a file can hold: Reading (of `attach`)")
+    return [asdict(read)]
 
 
 def _made(kind: str, *numbers) -> nn.Module:

@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from lib import Converter, Oracle, Recipe, SelfTuning, Variation, evaluate, fit, programmed, to_analog
+from lib import (
+    Converter,
+    Oracle,
+    Recipe,
+    SelfTuning,
+    Variation,
+    evaluate,
+    fit,
+    load_analog,
+    programmed,
+    save_analog,
+    to_analog,
+)
 from lib.analog import crossbars, evaluating
 from lib.checks import InputError
 from lib.converter import Reading, attach, converting
@@ -151,6 +163,19 @@ def test_a_correction_of_the_sum_cannot_stand_before_the_converters_of_its_parts
         net[2].correct = lambda y, x: y
         with pytest.raises(InputError, match="row blocks"):
             net(x)
+
+
+def test_a_file_holds_the_converters(net, tmp_path):
+    x = batch().double()
+    attach(net, Converter(6, headroom=2.0), x, rows=3)
+    save_analog(net, tmp_path / "net.safetensors")
+    back = load_analog(made("A4W4"), tmp_path / "net.safetensors")
+    assert [m.read for _, m in crossbars(back)] == [m.read for _, m in crossbars(net)]
+    with evaluating(net):
+        assert torch.equal(back(x), net(x))
+    next(m for _, m in crossbars(net)).read = torch.round
+    with pytest.raises(InputError, match="is read by a builtin_function_or_method"):
+        save_analog(net, tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize("bits", [0, 1, 17, 2.5, "8"])

@@ -150,9 +150,12 @@ PROFILES = {
             shares=(("proportional", (0.0, 0.25, 0.5, 1.0)), ("layer-fixed", (0.0, 0.01, 0.1, 0.5))),
             cell_counts=(16, 256, 1024, 4096),
             column_counts=(1, 4),
+            alphas=(0.0, 0.03, 0.1, 1.0),
+            array_cells=(4, 64),
+            converter_bits=(6, 8),
             fixed_images=250,
             seeds=(0, 1, 2),
-            notebooks=("03", "04", "05", "06", "07"),
+            notebooks=("03", "04", "05", "06", "07", "09"),
         ),
         Profile(
             "published",
