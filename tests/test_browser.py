@@ -83,7 +83,7 @@ def test_jupyterlab_runs_the_first_notebook_and_lists_its_sections(browser, lab)
         assert page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
         assert page.locator(".jp-Notebook figure img").count() == 3
         page.keyboard.press("Control+Shift+K")  # the table of contents
-        for section in ("1. An ideal chip", "2. One real chip", "3. Many chips", "Exercises"):
+        for section in ("1. An ideal chip", "2. One chip with variation", "3. Many chips", "Exercises"):
             page.locator(".jp-TableOfContents", has_text=section).first.wait_for(timeout=10_000)
 
 

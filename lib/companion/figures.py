@@ -213,7 +213,7 @@ def span(axes) -> str:
 
 def finding(fig, text: str) -> None:
     """The figure's title: what was found, in a sentence without a full stop; above its legend, where it has one."""
-    text = textwrap.fill(text, int(12 * fig.get_figwidth()))
+    text = textwrap.fill(text.replace(" %", "\u00a0%"), int(12 * fig.get_figwidth()))
     if fig.legends:
         fig.legends[0].set_title(text, prop={"size": 9.5, "weight": "bold"})
     else:

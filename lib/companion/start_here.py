@@ -34,7 +34,7 @@ def spread(chips: Sequence[int], centre: float, width: float = 0.25) -> np.ndarr
 
 
 def predictions(labels: Tensor, before: Tensor, after: Tensor) -> pd.DataFrame:
-    """One row an image: its class, and what the network says on an ideal and on a real chip."""
+    """One row an image: its class, and what the network says on an ideal chip and on one with variation."""
     return pd.DataFrame({"image": range(len(labels)), "label": labels, "ideal": before, "chip": after})
 
 
@@ -46,7 +46,7 @@ def one_chip_claims(labels: Tensor, before: Tensor, after: Tensor, chip: int) ->
 
 
 def drop_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
-    """The variability-oblivious network loses accuracy on real chips, and QAVAT loses less."""
+    """The variability-oblivious network loses accuracy on chips that vary, and QAVAT loses less."""
     setting, top = profile.settings[0], profile.claim_sigma
     ideal = {m: per_chip(table, of="mean", method=m, sigma=0.0).accuracy.item() for m in ("QAT", "QAVAT")}
     real = {m: per_chip(table, of="mean", method=m, sigma=top) for m in ("QAT", "QAVAT")}
@@ -54,6 +54,6 @@ def drop_claims(table: pd.DataFrame, profile: Profile) -> list[Claim]:
     beyond = scaled(mean_of((1, real["QAVAT"]), (-1, real["QAT"])), 1, ideal["QAT"] - ideal["QAVAT"])
     point = f"{NAMES[setting.network]} {setting.claim_bits}, σ {top:g}"
     return [
-        Claim("what QAT loses from an ideal to a real chip", point, lost, above=0),
-        Claim("what QAT loses beyond QAVAT", point, beyond, above=0),
+        Claim("what variation costs QAT", point, lost, above=0),
+        Claim("what it costs QAT beyond QAVAT", point, beyond, above=0),
     ]
