@@ -1,12 +1,14 @@
 """Write the trained networks of a profile as data/networks/*.safetensors:   python -m benchmarks.ship PROFILE
 
-Those of the store, trained where they are not there yet (hours), on the images that ANALOG_PIM_DATASETS names; what is
+Those of the store, trained where they are not there yet (hours), on the images that ANALOG_PIM_DATASETS names; of one
+network where ANALOG_PIM_NETWORKS names it (`quick` ships its ResNet-18 alone: ANALOG_PIM_NETWORKS=resnet18).  What is
 shipped already is written anew only with ANALOG_PIM_TRAIN=1.
 """
 
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
@@ -19,7 +21,7 @@ from lib.precision import training_precision
 from lib.shipped import FOLDER, ship
 from lib.trials import Trial
 
-WIDTHS = {0.25: "quarter", 0.5: "half", 1.0: "full"}
+WIDTHS = {0.125: "eighth", 0.25: "quarter", 0.5: "half", 1.0: "full"}
 
 
 def name_of(trial: Trial) -> str:
@@ -27,7 +29,12 @@ def name_of(trial: Trial) -> str:
     images = public_name(trial.dataset).partition(":")[2] or trial.dataset
     law = "fixed" if trial.variation.law == "layer-fixed" else ""
     about = [trial.network, WIDTHS.get(trial.width, f"{trial.width:g}"), images, trial.bits, trial.method.lower()]
-    about += ["mixed" if trial.first else "", law, f"{trial.variation.total:g}" if trial.variation.total else ""]
+    about += [
+        "" if trial.quantizers == "learned" else trial.quantizers,
+        "mixed" if trial.first else "",
+        law,
+        f"{trial.variation.total:g}" if trial.variation.total else "",
+    ]
     return "-".join(part for part in (*about, f"s{trial.seed}") if part)
 
 
@@ -37,6 +44,7 @@ def main(name: str) -> None:
     wanted = dict.fromkeys(m.trial for m in studies.every_measurement(chosen, chosen.notebooks or studies.ALL))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     FOLDER.mkdir(exist_ok=True)
+    taken: set[Path] = set()
     for trial in wanted:
         if keys.shipped_for(trial, settings):
             continue
@@ -50,6 +58,8 @@ def main(name: str) -> None:
         }
         state, path = keys.checkpoint(trial, settings), FOLDER / f"{name_of(trial)}.safetensors"
         assert state is not None  # it has just been trained
+        assert path not in taken, f"two trainings are called {path.stem}"
+        taken.add(path)
         print(ship(trial, keys.dataset_of(trial, settings), state, path, trained).name, flush=True)
 
 

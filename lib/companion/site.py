@@ -142,7 +142,7 @@ def front(chosen: Profile, names: list[str], records: list[dict]) -> str:
     parts.append(_table(("statement", "where", "measured", "required: verdict"), shown))
     contents = "\n".join(names)
     parts.append(f"```{{toctree}}\n:caption: The course\n:maxdepth: 1\n\n{contents}\n```\n")
-    more = "gallery\nclaims\nprovenance\nglossary\nlab_sheet"
+    more = "results\ngallery\nclaims\nprovenance\nglossary\nlab_sheet\nusing\nmachines"
     parts.append(f"```{{toctree}}\n:caption: At a glance\n:maxdepth: 1\n\n{more}\n```\n")
     return "\n".join(parts)
 
