@@ -62,3 +62,8 @@ def test_labels_at_line_ends_do_not_overlap():
     boxes = sorted((t.get_window_extent().extents for t in ax.texts), key=lambda box: box[1])
     assert len(boxes) == len(figures.STYLE)
     assert all(upper[1] >= lower[3] - 2 for lower, upper in pairwise(boxes))
+
+
+def test_what_values_reach_from_and_to():
+    assert figures.extent([3.4, 11.6, 7]) == "3 to 12" and figures.extent([2.1, 1.9]) == "2"
+    assert figures.extent([-0.26, 0.04], 1) == "−0.3 to 0" and figures.extent([]) == "–" == figures.extent([np.nan])
