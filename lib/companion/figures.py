@@ -221,7 +221,7 @@ def finding(fig, text: str) -> None:
 
 
 def extent(values: Iterable[float], digits: int = 0) -> str:
-    """What values reach from and to, for a sentence: "3 to 12", or "3" where both are written alike; a dash for none."""
+    """What values reach from and to, for a sentence: "3 to 12", "3" where both are written alike, a dash for none."""
     values = [v for v in values if not np.isnan(v)]
     written = [f"{v:.{digits}f}".replace("-", "−") for v in (min(values), max(values))] if values else ["–"]
     return " to ".join(dict.fromkeys("0" if w.strip("−0.") == "" else w for w in written))
