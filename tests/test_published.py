@@ -54,10 +54,19 @@ def test_profiles_repeat_what_they_say():
     assert rows == lenet | vgg and len(wanted) == 3 * len(lenet) + 7  # seeds of LeNet-5 alone
     half = {(m.trial.recipe.epochs, m.trial.recipe.period) for m in wanted if m.trial.network == "vgg11"}
     assert half == {(90, 30)} and len({m.trial for m in wanted if m.trial.method == "QAT" and m.trial.width < 1}) == 1
-    assert all(m.chips == 300 and m.images is None and m.images_per_chip is None for m in wanted)
+    assert {(m.trial.network, m.chips) for m in wanted} == {("lenet5-classic", 300), ("vgg11", 100)}
+    assert all(m.images is None and m.images_per_chip is None for m in wanted)
     everything = paper_versus_ours.published(profile("paper"))
     assert len(everything) == 3 * sum(r.repeatable for r in reported())  # seeds
     assert paper_versus_ours.published(profile("quick")) == []
+
+
+def test_published_rows_run_on_images_that_stand_for_theirs(tmp_path):
+    chosen = profile("published", datasets=f"cifar10=imagefolder:{tmp_path}")
+    datasets = {(m.measurement.trial.network, m.measurement.trial.dataset) for m in paper_versus_ours.published(chosen)}
+    assert datasets == {("lenet5-classic", "mnist"), ("vgg11", f"imagefolder:{tmp_path}")}
+    with pytest.raises(ValueError, match="'cifar100'; allowed: mnist, cifar10"):
+        profile("published", datasets=f"cifar100=imagefolder:{tmp_path}")
 
 
 def test_a_profile_of_some_networks():

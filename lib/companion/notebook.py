@@ -138,9 +138,11 @@ class Notebook:
     @property
     def images(self) -> str:
         """Which images stand in the place of the profile's own, for a caption; empty where none do."""
-        used = {s.dataset for s in self.profile.settings}
+        used, repeated = {s.dataset for s in self.profile.settings}, {rows.dataset for rows in self.profile.published}
         told = [
-            f"{public_name(images)} in the place of {own}" for own, images in self.profile.in_place_of if images in used
+            f"{public_name(images)} in the place of {own}"
+            for own, images in self.profile.in_place_of
+            if images in used or own in repeated
         ]
         return f"Images: {', '.join(told)}." if told else ""
 

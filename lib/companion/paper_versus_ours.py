@@ -7,6 +7,7 @@ points, *differs* beyond, *not run* where nothing was trained.
 import json
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,19 @@ def published(profile: Profile, seed: int = 0) -> list[Case]:
     """Every published accuracy of the profile's sizes, on the published protocol, with every seed of the profile;
     none in `quick`."""
     wanted = [
-        row.measurement(profile.published_chips, seed, rows.shorter)
+        _on(row.measurement(rows.chips or profile.published_chips, seed, rows.shorter), profile)
         for rows in profile.published
         for seed in profile.seeds[: rows.seeds]
         for row in reported()
         if rows.holds(row)
     ]
     return [Case(m, m.row()) for m in wanted]
+
+
+def _on(m: Measurement, profile: Profile) -> Measurement:
+    """On the images that stand in the place of the published ones, where some do."""
+    images = dict(profile.in_place_of).get(m.trial.dataset, m.trial.dataset)
+    return replace(m, trial=replace(m.trial, dataset=images))
 
 
 def variants(profile: Profile, seed: int = 0) -> list[Case]:

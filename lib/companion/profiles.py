@@ -163,8 +163,8 @@ PROFILES = {
             notebooks=("07",),
             published=(
                 Rows("LeNet-5", 1.0),
-                Rows("VGG-11", 0.25, "A8W4", ("QAT",), seeds=1, shorter=2),
-                Rows("VGG-11", 0.25, "A8W4", ("QAVAT",), (0.3, 0.5), seeds=1, shorter=2),
+                Rows("VGG-11", 0.25, "A8W4", ("QAT",), seeds=1, shorter=2, chips=100),
+                Rows("VGG-11", 0.25, "A8W4", ("QAVAT",), (0.3, 0.5), seeds=1, shorter=2, chips=100),
             ),
             published_chips=300,
             seeds=(0, 1, 2),
@@ -213,7 +213,8 @@ def profile(name: str, networks: str | None = None, seeds: str | None = None, da
 
 def _with_images(found: Profile, datasets: str) -> Profile:
     """Other images in the place of a profile's own."""
-    own, given = list(dict.fromkeys(s.dataset for s in found.settings)), {}
+    repeated = [rows.dataset for rows in found.published]
+    own, given = list(dict.fromkeys([*(s.dataset for s in found.settings), *repeated])), {}
     for part in datasets.split(";"):
         dataset, _, images = part.strip().partition("=")
         one_of("dataset of this profile", dataset, own)

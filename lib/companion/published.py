@@ -99,7 +99,8 @@ class Reported:
 @dataclass(frozen=True)
 class Rows:
     """Some rows of one network, to be repeated.  bits, methods, sigmas: None for all.  seeds: of a profile's, the first
-    so many, None for all.  shorter: the part of the published schedule, 2 for half of it."""
+    so many, None for all.  shorter: the part of the published schedule, 2 for half of it.  chips: if not the
+    profile's."""
 
     network: str
     width: float
@@ -108,6 +109,11 @@ class Rows:
     sigmas: tuple[float, ...] | None = None
     seeds: int | None = None
     shorter: int = 1
+    chips: int | None = None
+
+    @property
+    def dataset(self) -> str:
+        return PROTOCOLS[self.network].dataset
 
     def holds(self, row: Reported) -> bool:
         asked = ((self.bits and (self.bits,), row.bits), (self.methods, row.method), (self.sigmas, row.sigma))
