@@ -1,8 +1,8 @@
-"""Write the trained networks of a profile as data/networks/*.safetensors:   python -m benchmarks.ship PROFILE
+"""Write the trained networks of a profile as data/networks/*.safetensors:   python -m benchmarks.ship PROFILE [NETWORK]
 
 Those of the store, trained where they are not there yet (hours), on the images that ANALOG_PIM_DATASETS names; of one
-network where ANALOG_PIM_NETWORKS names it (`quick` ships its ResNet-18 alone: ANALOG_PIM_NETWORKS=resnet18).  What is
-shipped already is written anew only with ANALOG_PIM_TRAIN=1.
+network alone where it is named (`quick resnet18`: its LeNet-5 is trained within every run).  What is shipped already is
+written anew only with ANALOG_PIM_TRAIN=1.
 """
 
 import platform
@@ -38,7 +38,7 @@ def name_of(trial: Trial) -> str:
     return "-".join(part for part in (*about, f"s{trial.seed}") if part)
 
 
-def main(name: str) -> None:
+def main(name: str, network: str | None = None) -> None:
     settings = Settings.read()
     chosen = profile(name, settings.networks, settings.seeds, settings.datasets)
     wanted = dict.fromkeys(m.trial for m in studies.every_measurement(chosen, chosen.notebooks or studies.ALL))
@@ -46,7 +46,7 @@ def main(name: str) -> None:
     FOLDER.mkdir(exist_ok=True)
     taken: set[Path] = set()
     for trial in wanted:
-        if keys.shipped_for(trial, settings):
+        if network not in (None, trial.network) or keys.shipped_for(trial, settings):
             continue
         engine.ensure(trial, settings)
         trained = {
