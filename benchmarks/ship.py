@@ -19,6 +19,7 @@ from lib.experiments import engine, keys
 from lib.experiments.settings import Settings
 from lib.precision import training_precision
 from lib.shipped import FOLDER, ship
+from lib.training import State
 from lib.trials import Trial
 
 WIDTHS = {0.125: "eighth", 0.25: "quarter", 0.5: "half", 1.0: "full"}
@@ -44,11 +45,18 @@ def main(name: str, network: str | None = None) -> None:
     wanted = dict.fromkeys(m.trial for m in studies.every_measurement(chosen, chosen.notebooks or studies.ALL))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     FOLDER.mkdir(exist_ok=True)
-    taken: set[Path] = set()
+    states: dict[
+        Path, tuple[Trial, State]
+    ] = {}  # all before the first is shipped, which its descendants start from then
     for trial in wanted:
         if network not in (None, trial.network) or keys.shipped_for(trial, settings):
             continue
         engine.ensure(trial, settings)
+        state, path = keys.checkpoint(trial, settings), FOLDER / f"{name_of(trial)}.safetensors"
+        assert state is not None  # it has just been trained
+        assert path not in states, f"two trainings are called {path.stem}"
+        states[path] = trial, state
+    for path, (trial, state) in states.items():
         trained = {
             "device": settings.device if settings.device == "cuda" else platform.processor() or platform.machine(),
             "precision": f"{keys.precision(trial, settings, training_precision)} products",
@@ -56,10 +64,6 @@ def main(name: str, network: str | None = None) -> None:
             "python": platform.python_version(),
             "commit": commit,
         }
-        state, path = keys.checkpoint(trial, settings), FOLDER / f"{name_of(trial)}.safetensors"
-        assert state is not None  # it has just been trained
-        assert path not in taken, f"two trainings are called {path.stem}"
-        taken.add(path)
         print(ship(trial, keys.dataset_of(trial, settings), state, path, trained).name, flush=True)
 
 
