@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .analog import Read, crossbars
+from .analog import Crossbar, Read, crossbars
 from .checks import InputError, StorageError
 from .conversion import copied, place
 from .converter import Reading
@@ -86,6 +86,7 @@ def load_analog(net: nn.Module, path: str | Path) -> nn.Module:
             layer = net.get_submodule(name)
             place(layer, _made(*inputs), _made(*weights))
             for reading in readings:
+                assert isinstance(layer, Crossbar)  # `place` has seen to it
                 layer.read, layer.rows = Reading(**reading), reading["rows"]
         net.load_state_dict(tensors)
     except (AttributeError, KeyError, RuntimeError) as error:  # torch names every mismatch, over many lines
