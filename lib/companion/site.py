@@ -29,6 +29,7 @@ DRAWS = (
     "figures.case_panels(",
     "figures.case_bars(",
     "figures.wrapped(",
+    "diagrams.",
     "panels.",
     "chip_explorer.",
 )
