@@ -1,13 +1,16 @@
 """collect(): what is missing is computed once, in an order that works, and resumes where it stopped."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
 from lib import Recipe, Variation, data, evaluate, laws, shipped, sources
 from lib.analog import crossbars
-from lib.companion import within_and_between_chips
+from lib.checks import InputError
+from lib.companion import Notebook, within_and_between_chips
 from lib.controls import OutputGain, PerChipBatchNorm
 from lib.data import Dataset
 from lib.estimators import Oracle, ReadOnce, ReferenceCells
@@ -154,6 +157,22 @@ def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
     assert results.tabulated(made, {"toy": QAVAT}, settings, shared=shared, images=20).equals(first)
     with pytest.raises(ValueError, match="allowed are functions of lib"):
         results.tabulated(collect, {"toy": QAVAT}, settings)
+    with pytest.raises(InputError, match="are of mnist, toy; make a table for each dataset"):
+        results.tabulated(made, {"toy": QAVAT, "b": replace(QAVAT, dataset="mnist")}, settings)
+
+
+def test_a_notebook_s_networks_of_two_datasets_see_their_own_images(monkeypatch):
+    def table(function, trials, settings):
+        return pd.DataFrame({"network": list(trials), "images": [t.dataset for t in trials.values()]})
+
+    monkeypatch.setattr(results, "tabulated", table)
+    trials = {"a": QAVAT, "b": replace(QAVAT, dataset="mnist"), "c": replace(QAVAT, seed=1)}
+    found = Notebook.tabulated(SimpleNamespace(settings=None), None, trials)
+    assert dict(zip(found.network, found.images)) == {"a": "toy", "c": "toy", "b": "mnist"} and list(found.index) == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_table_says_what_was_measured(tmp_path):

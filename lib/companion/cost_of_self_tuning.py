@@ -121,14 +121,16 @@ def reading_claims(readings: pd.DataFrame) -> list[Claim]:
     return stated(where(readings, error="noise", size=0.03), "what a reading noise of 0.03 costs", "lost", below=1)
 
 
-def price_table(profile: Profile, nets: Mapping[tuple[str, str], nn.Module], batch: Tensor) -> pd.DataFrame:
-    """network, law, tuning: cells, share of the array, images or probes a chip, digital operations an inference and
-    their share."""
+def price_table(
+    profile: Profile, nets: Mapping[tuple[str, str], nn.Module], batches: Mapping[str, Tensor]
+) -> pd.DataFrame:
+    """network, law, tuning: cells, share of the array, images or probes per chip, digital operations per inference and
+    their share.  batches: network → inputs."""
     rows = []
     for bench in benches(profile):
         at = bench.setting.network, bench.law
         for tuning in (bench.tuning, COLUMNS, *controls(bench)):
-            price = vars(cost(tuning, nets[at], batch, Variation(law=bench.law)))
+            price = vars(cost(tuning, nets[at], batches[at[0]], Variation(law=bench.law)))
             rows.append({"network": at[0], "law": at[1], "tuning": tuning.label, **price})
     return pd.DataFrame(rows)
 
@@ -184,15 +186,18 @@ def knee_table(proportional: nn.Module, layer_fixed: nn.Module, batch: Tensor) -
 
 
 def position_table(
-    nets: Mapping[tuple[str, str], nn.Module], profile: Profile, batch: Tensor, columns: int
+    nets: Mapping[tuple[str, str], nn.Module], profile: Profile, batches: Mapping[str, Tensor], columns: int
 ) -> pd.DataFrame:
-    """network, positions, uncorrected (%), floored (%): dummy columns under the proportional law, on test chip 0."""
+    """network, positions, uncorrected (%), floored (%): dummy columns under the proportional law, on test chip 0.
+    batches: network → inputs."""
     rows = []
     for bench in benches(profile):
         if bench.law != "proportional":
             continue
         net, network = nets[bench.setting.network, bench.law], bench.setting.network
-        positions = column_positions(net, batch, ReferenceColumns(columns), bench.pattern(), Chip.of("test", 0))
+        positions = column_positions(
+            net, batches[network], ReferenceColumns(columns), bench.pattern(), Chip.of("test", 0)
+        )
         found = pd.DataFrame(positions)
         share = 100 * found[["uncorrected", "floored"]].sum() / found.positions.sum()
         first = {"uncorrected in the first layer": 100 * found.uncorrected[0] / found.positions[0]}

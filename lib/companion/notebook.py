@@ -79,8 +79,13 @@ class Notebook:
         return results.network(trial, self.settings)
 
     def tabulated(self, function: Callable, trials: dict, **arguments) -> pd.DataFrame:
-        """The table that a function of this package makes of trained networks, from the store if it is there."""
-        return results.tabulated(function, trials, self.settings, **arguments)
+        """The table that a function of this package makes of trained networks, from the store if it is there; networks
+        of several datasets each on their own images, one table below the other."""
+        parts: dict[str, dict] = {}
+        for label, trial in trials.items():
+            parts.setdefault(trial.dataset, {})[label] = trial
+        tables = [results.tabulated(function, part, self.settings, **arguments) for part in parts.values()]
+        return pd.concat(tables, ignore_index=True)
 
     def dataset(self, name: str) -> Dataset:
         return load(name, self.settings.data)

@@ -39,11 +39,15 @@ def tabulated(function: Callable, trials: Mapping[Hashable, Trial], settings: Se
 
     function: of this package; its module is part of the key.  trials: label → trial, all of one dataset; `function` is
     given label → trained network.  arguments: plain values.  Computed on a task's threads, so that the table does not
-    depend on who made it.  Raises InputError for a function from elsewhere."""
+    depend on who made it.  Raises InputError for a function from elsewhere, and for networks of several datasets."""
     package, _, module = function.__module__.partition(".")
     if package != PACKAGE:
         instead = f"allowed are functions of {PACKAGE}; call it with the networks instead"
         raise InputError(f"the table of {function.__name__} of {function.__module__} cannot be stored: {instead}")
+    if len(datasets := {trial.dataset for trial in trials.values()}) > 1:
+        raise InputError(
+            f"the networks of {function.__name__} are of {', '.join(sorted(datasets))}; make a table for each dataset"
+        )
     sources = (*MEASURING_SOURCES, "accounting", module)
     require_unchanged(sources)
     for trial in trials.values():
