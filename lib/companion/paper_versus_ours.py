@@ -202,8 +202,11 @@ def settings_of(profiles: Iterable[str]) -> pd.DataFrame:
     (half of its variance between chips), law by law."""
     rows = []
     for profile in (PROFILES[name] for name in profiles):
+        record = json.loads(_committed(profile.name, ANSWERS[0], "json").read_text("utf-8"))
+        images = {d.get("in place of"): d["name"] for d in record.get("datasets") or [record["dataset"]]}
         for s in profile.settings:
-            about = {"profile": profile.name, "network": NAMES[s.network], "width": s.width, "images": s.dataset}
+            own = images.get(s.dataset, s.dataset)
+            about = {"profile": profile.name, "network": NAMES[s.network], "width": s.width, "images": own}
             sigmas = {f"σ of 2 and 3, {law}": sigma for law, sigma in s.sigma.items()}
             rows.append(
                 about | {"bits": s.claim_bits, "seeds": len(profile.seeds), "σ of 1": profile.claim_sigma} | sigmas
