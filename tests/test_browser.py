@@ -5,6 +5,7 @@ Without Chromium these tests are not run, and the end of the output says so; ANA
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -70,9 +71,17 @@ def lab(smoke, project, tmp_path_factory):
 
 
 def run_all(page) -> None:
+    """Run All Cells, again where JupyterLab drops the command because it is still restoring its workspace."""
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=60_000, state="attached")
-    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
-    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    started = page.locator(".jp-InputPrompt").filter(has_text=re.compile(r"\[[*\d]"))
+    for _ in range(5):
+        page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+        page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+        for _ in range(50):
+            if started.count():
+                return
+            page.wait_for_timeout(200)
+    raise AssertionError("JupyterLab did not run the notebook")
 
 
 def test_jupyterlab_runs_the_first_notebook_and_lists_its_sections(browser, lab):
