@@ -45,9 +45,8 @@ def main(name: str, network: str | None = None) -> None:
     wanted = dict.fromkeys(m.trial for m in studies.every_measurement(chosen, chosen.notebooks or studies.ALL))
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     FOLDER.mkdir(exist_ok=True)
-    states: dict[
-        Path, tuple[Trial, State]
-    ] = {}  # all before the first is shipped, which its descendants start from then
+    # all at hand before the first is shipped: from then on its descendants would start from the shipped one
+    states: dict[Path, tuple[Trial, State]] = {}
     for trial in wanted:
         if network not in (None, trial.network) or keys.shipped_for(trial, settings):
             continue

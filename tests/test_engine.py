@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import Recipe, Variation, data, evaluate, laws, shipped, sources
-from lib.analog import crossbars
+from lib import Recipe, Variation, data, evaluate, laws
 from lib.checks import InputError
 from lib.companion import Notebook, within_and_between_chips
 from lib.controls import OutputGain, PerChipBatchNorm
@@ -17,7 +16,7 @@ from lib.estimators import Oracle, ReadOnce, ReferenceCells
 from lib.experiments import engine, keys, results, timing, workers
 from lib.experiments.settings import Settings
 from lib.selftuning import SelfTuning
-from lib.trials import Measurement, Phase, Trial, restored, train
+from lib.trials import Measurement, Phase, Trial, train
 
 RECIPE = Recipe(epochs=2, batch_size=32, bn_draws=2)
 FLOAT = Trial("toy", "lenet5", "float", RECIPE)
@@ -311,40 +310,3 @@ def test_a_small_table_is_of_the_networks_that_it_was_made_of(tmp_path, monkeypa
     settings.store._remove("checkpoints", key)
     settings.store.save_checkpoint(key, other_processor(state), {})
     assert not results.tabulated(made, {"toy": QAVAT}, settings, **arguments).equals(first)
-
-
-def test_a_shipped_network_stands_in_for_its_training_and_is_what_training_gives(tmp_path, images, monkeypatch):
-    """The same counts to the image; with `train` the training of the same small network, which gives the same again."""
-    m = Measurement(QAVAT, Variation.split(0.4, 0.5), 4, tuning=SelfTuning(ReferenceCells(16)))
-    settings = run_in(tmp_path / "a").but(shipped=tmp_path / "networks")
-    trained = collect(settings, m)
-    state, key = keys.checkpoint(QAVAT, settings), keys.measurement_key(m, settings)
-    (tmp_path / "networks").mkdir()
-    one = shipped.ship(QAVAT, data.load("toy"), state, tmp_path / "networks" / "small.safetensors", {"device": "cpu"})
-    assert one.fingerprint == data.load("toy").fingerprint
-
-    fresh = run_in(tmp_path / "b").but(shipped=tmp_path / "networks")
-    work = engine.missing([m], fresh)
-    assert work.trials == [] and len(work.measurements) == 1
-    with monkeypatch.context() as patched:
-        patched.setattr(workers, "train", lambda *a: pytest.fail("it is shipped"))
-        assert collect(fresh, m).equals(trained)
-    assert keys.measurement_key(m, fresh) != key and keys.checkpoint_digest(QAVAT, fresh) == one.digest[:16]
-    again = run_in(tmp_path / "c").but(shipped=tmp_path / "networks", train=True)
-    assert [t.method for t in engine.missing([m], again).trials] == ["float", "QAVAT"]
-    assert collect(again, m).equals(trained) and keys.measurement_key(m, again) == key
-    retrained = restored(QAVAT, data.load("toy"), keys.checkpoint(QAVAT, again))
-    for (_, a), (_, b) in zip(crossbars(one.network()), crossbars(retrained), strict=True):
-        assert torch.equal(a.cells(), b.cells())
-
-
-def test_edits_of_the_training_code_keep_what_is_shipped(tmp_path, monkeypatch):
-    settings = run_in(tmp_path).but(shipped=tmp_path)
-    state = train(FLOAT, data.load("toy"), None)
-    before = keys.trial_key(QAVAT, settings)
-    shipped.ship(FLOAT, data.load("toy"), state, tmp_path / "float.safetensors", {})
-    key = keys.trial_key(FLOAT, settings)
-    assert keys.trial_key(QAVAT, settings) != before  # it starts from another network now
-    monkeypatch.setitem(sources.SOURCES, "training", sources.SOURCES["training"] + "\nEDITED = 1\n")
-    assert keys.trial_key(FLOAT, settings) == key
-    assert keys.trial_key(FLOAT, settings.but(train=True)) != key
