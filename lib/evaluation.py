@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Integral
 
 import numpy as np
@@ -16,10 +16,11 @@ from .checks import InputError, integer, one_of
 from .classify import inputs, logits, look_over, require_images
 from .data import Images
 from .folding import Plan, folded, plan
+from .kept import KeptChip
 from .lots import lot_mean, lot_quantile, lot_yield
 from .precision import PRECISIONS, pays
 from .statistics import Estimate, bootstrap_mean, chip_yield, quantile
-from .variation import NO_VARIATION, Chip, Variation, keyed_generator
+from .variation import NO_VARIATION, Chip, Variation, golden, keyed_generator, keyed_seed
 
 # they take bfloat16 inputs beside their own float32 parameters, or have none
 MIXED = (Crossbar, nn.BatchNorm2d, nn.BatchNorm1d)
@@ -105,8 +106,8 @@ def evaluate(
     whole = list(read(images)) if seen == len(images) else None
     correct = []
     with evaluating(net):
-        for chip in (Chip.of(purpose, index) for index in indices):
-            batches = whole or read(images.take(_slice(chip, len(images), seen)))
+        for chip in (KeptChip.of(purpose, index) for index in indices):
+            batches = whole or read(images.take(_slice(chip.seed, len(images), seen)))
             with programmed(net, chip, variation, tuning), folded(net, dtype, quick):
                 correct.append(sum(_right(net, x, labels, chip) for x, labels in batches))
             if progress:
@@ -118,7 +119,10 @@ def evaluate(
 
 def places(chips: Iterable[int], variation: Variation, purpose: str) -> np.ndarray | None:
     """Where chips lie in their lot, (n,); None where they share nothing, so that they are independent."""
-    return np.array([Chip.of(purpose, int(chip)).place for chip in chips]) if variation.between else None
+    if not variation.between:
+        return None
+    lot = Chip.of(purpose, 0).seed >> 32
+    return golden(keyed_seed("lot", lot), np.fromiter(chips, np.int64))
 
 
 def _indices(chips: int | Sequence[int]) -> Sequence[int]:
@@ -137,9 +141,10 @@ def _indices(chips: int | Sequence[int]) -> Sequence[int]:
     return indices
 
 
-def _slice(chip: Chip, total: int, size: int) -> Tensor:
+@lru_cache(1024)  # of the same chips, whatever is measured on them
+def _slice(seed: int, total: int, size: int) -> Tensor:
     """The images that a chip sees: `size` of `total`, without repetition, a function of the chip's seed."""
-    return torch.from_numpy(keyed_generator("slice", chip.seed).permutation(total)[:size].copy())
+    return torch.from_numpy(keyed_generator("slice", seed).permutation(total)[:size].copy())
 
 
 def _batches(

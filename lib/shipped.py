@@ -88,21 +88,22 @@ def load_shipped(name: str, folder: Path = FOLDER) -> nn.Module:
 
 def shipped_networks(folder: Path = FOLDER) -> dict[str, Shipped]:
     """Name → network, in alphabetical order; empty where there are none.  Raises RunError for a file that is none."""
-    return {one.name: one for one in _found(_stamps(folder)).values()}
+    return {one.name: one for one in _found(folder, _stamp(folder)).values()}
 
 
 def shipped(trial: Trial, fingerprint: str, folder: Path = FOLDER) -> Shipped | None:
     """The shipped network of a trial on images of that fingerprint, whatever their name."""
-    return _found(_stamps(folder)).get((fingerprint, _identity(trial)))
+    return _found(folder, _stamp(folder)).get((fingerprint, _identity(trial)))
 
 
-def _stamps(folder: Path) -> tuple[tuple[Path, int], ...]:
-    return tuple((path, path.stat().st_mtime_ns) for path in sorted(Path(folder).glob("*.safetensors")))
+def _stamp(folder: Path) -> int:
+    """When a file came to a folder, or went; 0 where there is none."""
+    return Path(folder).stat().st_mtime_ns if Path(folder).is_dir() else 0
 
 
-@functools.lru_cache(8)
-def _found(stamps: tuple[tuple[Path, int], ...]) -> dict[tuple[str, str], Shipped]:
-    networks = [_described(path) for path, _ in stamps]
+@functools.lru_cache(8)  # every key asks
+def _found(folder: Path, stamp: int) -> dict[tuple[str, str], Shipped]:
+    networks = [_described(path) for path in sorted(Path(folder).glob("*.safetensors"))]
     return {(one.fingerprint, _identity(one.trial)): one for one in networks}
 
 
@@ -132,6 +133,7 @@ def ship(trial: Trial, dataset: Dataset, state: State, path: Path, trained: Mapp
         "codes": json.dumps(packed),
     }
     save_file(tensors, str(path), metadata=about | {"sha256": _digest(about, tensors)})
+    _found.cache_clear()  # a file that was there before
     return _described(path)
 
 

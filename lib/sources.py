@@ -20,7 +20,7 @@ TRAINING_SOURCES = tuple(
     "checks torch_internals quantizers arrays laws variation analog precision conversion networks folders data "
     "classify folding batch_norm training post_training trials".split()
 )
-MEASURING_SOURCES = (*TRAINING_SOURCES, *"evaluation estimators columns selftuning controls converter".split())
+MEASURING_SOURCES = (*TRAINING_SOURCES, *"kept evaluation estimators columns selftuning controls converter".split())
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -127,6 +127,31 @@ def test_a_variant_changes_one_thing():
     assert len(paper_versus_ours.variants(profile("published"))) == 4
 
 
+def test_another_recipe_repeats_a_published_point():
+    found = [case.measurement for case in paper_versus_ours.recipes(profile("colour"))]
+    assert {(m.trial.method, m.trial.seed) for m in found} == {(m, s) for m in ("QAT", "QAVAT") for s in range(3)}
+    assert {(m.trial.bits, m.trial.width, m.trial.quantizers) for m in found} == {("A8W4", 0.25, "learned")}
+    assert {m.trial.start.epochs for m in found} == {80} and {m.variation.within for m in found} == {0.5}
+    assert paper_versus_ours.recipes(profile("quick")) == paper_versus_ours.recipes(profile("published")) == []
+
+
+def test_gains_of_another_recipe_are_paired_over_chips_and_seeds(tmp_path, monkeypatch):
+    frames = [
+        pd.DataFrame({"method": method, "seed": seed, "chip": range(4), "place": np.nan, "accuracy": base + seed})
+        for seed in range(3)
+        for method, base in (("QAT", np.array([50.0, 52, 54, 56])), ("QAVAT", np.array([60.0, 62, 64, 70])))
+    ]
+    table = paper_versus_ours.recipe_table(pd.concat(frames).assign(network="vgg11", sigma=0.5, point="here"))
+    (row,) = table.itertuples()
+    assert (row.QAT, row.QAVAT, row.gain, row.n_chips, row.seeds) == (54, 65, 11, 4, 3)
+    assert table.loc[0, "QAT published"] == 37.517 and table.loc[0, "gain published"] == pytest.approx(29.661)
+    (less,) = paper_versus_ours.recipe_claims(table)
+    assert less.verdict == "holds" and less.estimate.value == 11 and less.requirement == "< 29.661"
+    monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
+    with pytest.raises(ValueError, match="07_recipes.csv.*--profile colour --only 07"):
+        paper_versus_ours.recipe_table(pd.DataFrame())
+
+
 def test_effects_are_paired_over_chips(tmp_path, monkeypatch):
     values = {"unchanged": [90.0, 80.0, 85.0], "one": [90.2, 80.1, 85.3], "two": [88.0, 78.5, 83.0]}
     frames = [
@@ -186,6 +211,7 @@ def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path,
     monkeypatch.setattr(notebook, "show_table", tables.append)
     monkeypatch.setattr(paper_versus_ours, "published", lambda profile, seed: [])
     monkeypatch.setattr(paper_versus_ours, "variants", lambda profile, seed: [])
+    monkeypatch.setattr(paper_versus_ours, "recipes", lambda profile, seed: [])
     cells = json.loads((ROOT / "notebooks" / "07_paper_versus_ours.ipynb").read_text("utf-8"))["cells"]
     cells = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     scope = {"PROFILE": name, "SEED": 0}

@@ -121,6 +121,10 @@ class Rows:
         return same and row.repeatable and all(wanted is None or value in wanted for wanted, value in asked)
 
 
+# whose training is repeated with the recipe of `colour`
+AGAIN = Rows("VGG-11", 0.25, "A8W4", ("QAT", "QAVAT"), (0.5,))
+
+
 def reported() -> list[Reported]:
     """Every published accuracy, in the order of the file."""
     kinds = {"width": float, "sigma": float, "mean": float, "q05": float, "chips": int}

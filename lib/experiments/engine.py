@@ -143,8 +143,11 @@ class _Run:
         self.urgency = _critical_paths(work, settings.device)
         for trial in work.trials:
             self.want(trial, lambda state: None)
+        of: dict[Trial, list[tuple[Measurement, list[int]]]] = {}
         for m, chips in work.measurements:
-            self.want(m.trial, lambda state, m=m, chips=chips: self.measure(m, chips, state))
+            of.setdefault(m.trial, []).append((m, chips))
+        for trial, gaps in of.items():
+            self.want(trial, lambda state, trial=trial, gaps=gaps: self.measure(trial, gaps, state))
 
     def finish(self) -> None:
         """Store every result as it comes, in whatever order."""
@@ -205,7 +208,13 @@ class _Run:
 
         self.submit(store, workers.trained, *arguments, key=f"train-{key}-{epoch}", priority=self.urgency.get(trial, 0))
 
-    def measure(self, m: Measurement, chips: list[int], state: State) -> None:
+    def measure(self, trial: Trial, gaps: list[tuple[Measurement, list[int]]], state: State) -> None:
+        """Submit what is missing of a network's measurements; its state goes out once."""
+        checkpoint = self.shared(state, trial_key(trial, self.settings))
+        for m, chips in gaps:
+            self.shards(m, chips, checkpoint)
+
+    def shards(self, m: Measurement, chips: list[int], checkpoint) -> None:
         """Submit the missing chips of a measurement, in groups of about SHARD_SECONDS."""
         key, config = measurement_key(m, self.settings), {"trial": m.trial.config(), **m.config()}
         cost = Work([], [(m, chips)]).seconds(self.settings.device) / len(chips)  # of a chip
@@ -213,7 +222,6 @@ class _Run:
         self.bar.update(sum(chip in known for chip in chips) * cost)
         chips = [chip for chip in chips if chip not in known]
         size = max(1, round(SHARD_SECONDS / cost))
-        checkpoint = self.shared(state, trial_key(m.trial, self.settings))
         how = counted_in(m, self.settings), self.settings.device
 
         def store(counts: Counts) -> None:
