@@ -30,7 +30,8 @@ def to_analog(
     quantizers: "learned" (default), "line-search" weights, "legacy" [code 2021], or "legacy-channels" (its earlier
     binary weights, `BinaryChannels`).
     Layers whose cells change nothing on the batch, and every other kind of module, stay digital: `report` lists them; a
-    warning says where that is more than half of the parameters.
+    warning says where that is more than half of the parameters.  Of a network that is analog already, quantizers are
+    made anew and converters taken off.
     Raises InputError for wrong bits or quantizers, a batch that is missing, empty, not finite, all zero or not
     normalized, and for a network without such a layer, or with weights that are computed, lazy or scripted."""
     require_convertible(net)
@@ -78,8 +79,10 @@ def copied(net: nn.Module) -> nn.Module:
 
 
 def place(layer: nn.Module, quantize_input: nn.Module, quantize_weight: nn.Module) -> None:
-    """Turn a Conv2d or Linear into a crossbar where it stands: its name, mode, hooks and sharing stay as they are."""
+    """Turn a Conv2d or Linear into a crossbar where it stands: its name, mode, hooks and sharing stay as they are.  A
+    converter goes: its range was that of the layer before."""
     layer.__class__ = ANALOG[type(layer)]
+    vars(layer).pop("read", None)
     layer.quantize_input, layer.quantize_weight = (
         quantize_input.train(layer.training),
         quantize_weight.train(layer.training),

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from .analog import evaluating, wide
+from .analog import crossbars, evaluating, wide
 from .checks import one_of
 from .quantizers import LegacyActivations, LegacySign
 from .torch_internals import multiplies_bfloat16
@@ -36,9 +36,11 @@ def training_precision(net: nn.Module, x: Tensor) -> str:
     """The fastest precision at which `net` can be trained here on inputs like x (B, …).
 
     A function of network, shape and type of processor alone: bfloat16 where it `pays` and a trial does not fail.
-    Quantizers of [code 2021] stay in float32 as that code has it: they truncate, and rounding up before would show."""
+    Quantizers of [code 2021] stay in float32 as that code has it: they truncate, and rounding up before would show; so
+    does what has a converter, whose levels may be finer."""
     published = any(isinstance(m, (LegacyActivations, LegacySign)) for m in net.modules())
-    return "bfloat16" if pays(net) and not published and refusal(net, x) is None else "float32"
+    exact = published or any(layer.read is not None for _, layer in crossbars(net))
+    return "bfloat16" if pays(net) and not exact and refusal(net, x) is None else "float32"
 
 
 def refusal(net: nn.Module, x: Tensor) -> str | None:

@@ -15,6 +15,7 @@ from lib import (
     evaluate,
     fit,
     load_analog,
+    precision,
     programmed,
     save_analog,
     to_analog,
@@ -24,6 +25,7 @@ from lib.checks import InputError
 from lib.converter import Reading, attach, converting
 from lib.evaluation import best_precision
 from lib.folding import folded, plan
+from lib.precision import training_precision
 from lib.variation import Chip
 
 
@@ -149,12 +151,23 @@ def test_training_goes_through_the_converter(images):
     assert net[1].read is None
 
 
-def test_a_converter_is_counted_in_float32(images):
+def test_a_converter_is_counted_and_trained_in_float32(monkeypatch):
     net = to_analog(nn.Sequential(nn.Conv2d(8, 8, 3)), "A4W4", torch.rand(4, 8, 6, 6))
     few = torch.rand(2, 8, 6, 6)
-    usual = best_precision(net, few)
-    attach(net, Converter(8), few)
-    assert best_precision(net, few) == "float32" and usual in ("float32", "bfloat16")
+    for best in (best_precision, training_precision):
+        monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
+        attach(net, None, few)
+        usual = best(net, few)
+        attach(net, Converter(8), few)
+        assert (usual, best(net, few)) == ("bfloat16", "float32")
+
+
+def test_another_conversion_takes_the_converter_off():
+    x = torch.rand(4, 1, 6, 6)
+    net = to_analog(nn.Sequential(nn.Conv2d(1, 4, 3)), "A4W4", x)
+    attach(net, Converter(4), x)
+    again = to_analog(net, "A4W2", x)
+    assert again[0].read is None and net[0].read is not None
 
 
 def test_a_correction_of_the_sum_cannot_stand_before_the_converters_of_its_parts(net):
