@@ -1,6 +1,7 @@
 """Chips that Monte Carlo meets again: every σ, law, tuning and training is measured on the same ones.
 
-Drawing their normals anew each time took a quarter of it (benchmarks/results.md), so a process keeps what it drew last.
+Drawing normals took a tenth to a third of it (benchmarks/results.md), so a process keeps those that it drew last.
+Where more chips are met in turn than `LIMIT` holds, that gains nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from .variation import Chip
 
-LIMIT = 2**28  # bytes of normals a process: 100 chips of ResNet-18 at a quarter of its width
+LIMIT = 3 * 2**27  # bytes of normals a process: 100 chips of ResNet-18 at a quarter of its width take 284 MB
 
 
 class KeptChip(Chip):

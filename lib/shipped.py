@@ -55,8 +55,10 @@ class Shipped:
     digest: str
 
     def state(self) -> State:
-        """Raises RunError where the file is damaged."""
-        about, tensors = _read(self.path)
+        """Raises RunError where the file is damaged, or another one than when it was listed."""
+        about, tensors, sha256 = _read(self.path)
+        if sha256 != self.digest:
+            raise RunError(f"{self.path} has been replaced since this process listed it; restart it")
         packed = json.loads(about["codes"])
         state = {}
         for name, tensor in tensors.items():
@@ -202,17 +204,17 @@ def _described(path: Path) -> Shipped:
         raise _damaged(path, error) from None
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor], str]:
     try:
         with safe_open(str(path), "pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         raise _damaged(path, error) from None
-    sha256 = about.pop("sha256", None)
+    sha256 = about.pop("sha256", "")
     if _digest(about, tensors) != sha256:
         raise _damaged(path, "wrong SHA-256")
-    return about, tensors
+    return about, tensors, sha256
 
 
 def _digest(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

@@ -62,7 +62,7 @@ def test_a_shipped_network_computes_what_the_trained_one_does(trial, data, tmp_p
 
 def test_ternary_weights_take_two_bits(data, tmp_path):
     one = shipped.ship(TRIALS["QAT A4W2"], data, trained(TRIALS["QAT A4W2"], data), tmp_path / "a.safetensors", {})
-    _, tensors = shipped._read(one.path)
+    tensors = shipped._read(one.path)[1]
     for name, layer in crossbars(one.network()):
         assert tensors[f"{name}.weight"].numel() == -(-layer.weight.numel() // 4)
 
@@ -98,6 +98,15 @@ def test_every_flipped_byte_is_found(data, tmp_path):
     path.write_bytes(whole)
     shipped._found.cache_clear()
     load_shipped("net", tmp_path)
+
+
+def test_a_file_that_came_in_the_place_of_another_is_noticed(data, tmp_path):
+    for trial, name in (("float", "net"), ("QAT A4W2", "other")):
+        shipped.ship(TRIALS[trial], data, trained(TRIALS[trial], data), tmp_path / f"{name}.safetensors", TRAINED)
+    one = shipped.shipped_networks(tmp_path)["net"]
+    (tmp_path / "net.safetensors").write_bytes((tmp_path / "other.safetensors").read_bytes())
+    with pytest.raises(RunError, match="net.safetensors has been replaced since this process listed it; restart it"):
+        one.state()
 
 
 def test_an_unknown_name_and_an_empty_folder(data, tmp_path):
