@@ -135,19 +135,19 @@ def test_another_recipe_repeats_a_published_point():
     assert paper_versus_ours.recipes(profile("quick")) == paper_versus_ours.recipes(profile("published")) == []
 
 
-def test_gains_of_another_recipe_are_paired_over_chips_and_seeds(tmp_path, monkeypatch):
+def test_gains_of_another_recipe_are_paired_over_chips_and_seeds(monkeypatch):
     frames = [
         pd.DataFrame({"method": method, "seed": seed, "chip": range(4), "place": np.nan, "accuracy": base + seed})
         for seed in range(3)
         for method, base in (("QAT", np.array([50.0, 52, 54, 56])), ("QAVAT", np.array([60.0, 62, 64, 70])))
     ]
-    table = paper_versus_ours.recipe_table(pd.concat(frames).assign(network="vgg11", sigma=0.5, point="here"))
-    (row,) = table.itertuples()
-    assert (row.QAT, row.QAVAT, row.gain, row.n_chips, row.seeds) == (54, 65, 11, 4, 3)
-    assert table.loc[0, "QAT published"] == 37.517 and table.loc[0, "gain published"] == pytest.approx(29.661)
-    (less,) = paper_versus_ours.recipe_claims(table)
+    measured = pd.concat(frames).assign(network="vgg11", sigma=0.5, point="here")
+    means = paper_versus_ours.recipe_table(measured).set_index(["recipe", "method"])
+    assert means["mean"].tolist() == [37.517, 67.178, 54, 65] and means.seeds.tolist() == [1, 1, 3, 3]
+    assert means.n_chips.tolist() == [1000, 1000, 4, 4] and means.mean_low.isna().tolist() == [True, True, False, False]
+    (less,) = paper_versus_ours.recipe_claims(measured)
     assert less.verdict == "holds" and less.estimate.value == 11 and less.requirement == "< 29.661"
-    monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
+    monkeypatch.setattr(paper_versus_ours, "FIGURES", paper_versus_ours.ROOT / "no-figures")
     with pytest.raises(ValueError, match="07_recipes.csv.*--profile colour --only 07"):
         paper_versus_ours.recipe_table(pd.DataFrame())
 

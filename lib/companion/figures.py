@@ -128,7 +128,7 @@ def bars(ax, rows: pd.DataFrame, category: str, group: str, value: str, styles: 
     for k, name in enumerate(groups):
         part = rows[rows[group] == name].set_index(category).reindex(names)
         x = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * width
-        ends = np.nan_to_num(whiskers(part, value))
+        ends = np.array(whiskers(part, value))  # NaN where there is no interval: nothing is drawn
         look = {"color": styles.get(name, OWN)["color"], "hatch": ("", "///", "...")[k % 3], "edgecolor": "white"}
         ax.bar(x, part[value], width, yerr=ends, label=name, error_kw={"lw": 1, "capsize": 2}, **look)
         ax.plot(*seeds(x, part, value), **DOTS)
