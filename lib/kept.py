@@ -21,6 +21,9 @@ LIMIT = 3 * 2**27  # bytes of normals a process: 100 chips of ResNet-18 at a qua
 class KeptChip(Chip):
     """A chip whose unit normals, the same as those of `Chip`, are drawn once as long as they are kept."""
 
+    def __repr__(self) -> str:
+        return repr(Chip(self.seed))
+
     def z_between(self) -> float:
         return _z_between(self.seed)
 
