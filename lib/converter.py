@@ -8,14 +8,14 @@ correction behind it brings back.  Gradient: straight through where it does not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .analog import Read, crossbars, evaluating
+from .analog import crossbars, evaluating
 from .arrays import ROWS
 from .checks import InputError, integer, real
 from .quantizers import straight_through
@@ -62,9 +62,9 @@ class Reading:
     rows: int = ROWS  # of the arrays that its range is for
 
     def __call__(self, y: Tensor) -> Tensor:
-        v = y / self.step
-        inside = v.detach().abs() <= self.levels
-        return straight_through(y, self.step * v.detach().round().clamp(-self.levels, self.levels), inside)
+        v = (y / self.step).detach()
+        inside = v.abs() <= self.levels if y.requires_grad else None
+        return straight_through(y, v.round_().clamp_(-self.levels, self.levels).mul_(self.step), inside)
 
 
 class _Look:
@@ -80,48 +80,65 @@ class _Look:
         return y
 
 
-def attach(net: nn.Module, converter: Converter | None, batch: Tensor | None, rows: int = ROWS) -> None:
-    """Put a converter behind every array of `net`, for training too; None takes them away.
-
-    batch (B, …): normalized inputs, from which the ideal network tells each layer's range.  rows: of the largest array,
-    as in the `Variation` to come.  A layer that the batch does not reach, or whose outputs are all zero, has none.
-    Raises InputError for anything but a Converter, fewer than 1 row, no batch, or a network without analog layers."""
-    if not isinstance(converter, Converter | None):
-        raise InputError(f"converter must be a Converter, such as Converter(bits=8), got {converter!r:.80}")
-    integer("rows of an array", rows, 1)
-    looks = {layer: _Look() for _, layer in crossbars(net)}
-    if not looks:
-        raise InputError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
-    if converter is not None and not isinstance(batch, Tensor):
-        raise InputError(f"a converter needs a batch of normalized inputs for its range, got {batch!r:.80}")
-    for layer in looks:
-        layer.read, layer.rows = None, rows
-    if converter is None:
-        return
+def extents(net: nn.Module, batch: Tensor, quantile: float, rows: int = ROWS) -> dict[str, float]:
+    """layer → the quantile of |y| over the products of its row blocks in the ideal network, for inputs (B, …); 0 for a
+    layer that they do not reach.  The layers have no converter afterwards."""
+    layers = dict(crossbars(net))
+    looks = {name: _Look() for name in layers}
     try:
-        for layer, look in looks.items():
-            layer.read = look
+        for name, layer in layers.items():
+            layer.read, layer.rows = looks[name], rows
         with evaluating(net):
             net(batch)
     finally:
-        for layer in looks:
+        for layer in layers.values():
             layer.read = None
-    for layer, look in looks.items():
-        layer.read = _reading(converter, look.seen, rows)
+    return {name: _quantile(look.seen, quantile) for name, look in looks.items()}
 
 
-def _reading(converter: Converter, seen: list[Tensor], rows: int) -> Read | None:
+def _quantile(seen: list[Tensor], quantile: float) -> float:
     values = torch.cat(seen).float() if seen else torch.zeros(1)
     if len(values) > LARGEST:
         some = keyed_generator("converter").integers(len(values), size=LARGEST)
         values = values[torch.from_numpy(some).to(values.device)]
-    top = converter.headroom * float(values.sort().values[round(converter.quantile * (len(values) - 1))])
-    return Reading(top / converter.levels, converter.levels, converter.last, rows) if top > 0 else None
+    return float(values.kthvalue(1 + round(quantile * (len(values) - 1))).values)
+
+
+def attach(
+    net: nn.Module, converter: Converter | None, batch: Tensor | Mapping[str, float] | None, rows: int = ROWS
+) -> None:
+    """Put a converter behind every array of `net`, for training too; None takes them away.
+
+    batch (B, …): normalized inputs, from which the ideal network tells each layer's range; or the `extents` that it
+    told before.  rows: of the largest array, as in the `Variation` to come.  A layer that the batch does not reach, or
+    whose outputs are all zero, has none.
+    Raises InputError for anything but a Converter, fewer than 1 row, no batch, or a network without analog layers."""
+    if not isinstance(converter, Converter | None):
+        raise InputError(f"converter must be a Converter, such as Converter(bits=8), got {converter!r:.80}")
+    integer("rows of an array", rows, 1)
+    layers = dict(crossbars(net))
+    if not layers:
+        raise InputError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
+    found: Mapping[str, float] = dict.fromkeys(layers, 0.0)
+    if converter is not None:
+        if not isinstance(batch, Tensor | Mapping):
+            raise InputError(f"a converter needs a batch of normalized inputs for its range, got {batch!r:.80}")
+        found = extents(net, batch, converter.quantile, rows) if isinstance(batch, Tensor) else batch
+    if missing := layers.keys() - found.keys():
+        raise InputError(f"extents of another network: none for layer {min(missing)!r}; use extents(net, batch, …)")
+    for name, layer in layers.items():
+        layer.read, layer.rows = _reading(converter, found[name], rows), rows
+
+
+def _reading(converter: Converter | None, extent: float, rows: int) -> Reading | None:
+    if converter is None or not extent > 0:
+        return None
+    return Reading(converter.headroom * extent / converter.levels, converter.levels, converter.last, rows)
 
 
 @contextmanager
 def converting(
-    net: nn.Module, converter: Converter | None, batch: Tensor | None, rows: int = ROWS
+    net: nn.Module, converter: Converter | None, batch: Tensor | Mapping[str, float] | None, rows: int = ROWS
 ) -> Iterator[nn.Module]:
     """`net` with converters, for as long as the context lasts."""
     before = [(layer, layer.read, layer.rows) for _, layer in crossbars(net)]

@@ -73,6 +73,7 @@ def evaluate(
     purpose: str = "test",
     precision: str | None = None,
     batch_size: int = 250,
+    quick: Plan | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Counts:
     """Program `net` as each chip (0 … n − 1, or the indices given) and count what it classifies right.
@@ -81,10 +82,11 @@ def evaluate(
     images_per_chip: every chip sees a random slice of its own, the same for every network and tuning: enough for a
     mean, but it widens quantile and yield; None: every chip sees every image.
     precision: of the convolutions, "float32" or "bfloat16", None for `best_precision(net)`; it moves single
-    predictions, not the mean.  progress(n): called with the images of each chip.
+    predictions, not the mean.  quick: the `plan` of this network, where it has been found before.  progress(n): called
+    with the images of each chip.
     Chip i is the same cell by cell for every network layout of the same names, σ, law and tuning.
     Raises InputError for no chips, a bad index, an unknown precision, one that the network does not bear, more images a
-    chip than there are, and whatever `look_over` refuses."""
+    chip than there are, a plan that is none, and whatever `look_over` refuses."""
     indices = _indices(chips)
     require_images(images)
     varying(net, variation)
@@ -94,6 +96,8 @@ def evaluate(
         raise InputError(f"tuning must be a tuner that a chip can enter, got {tuning!r:.80}; give {fix}")
     seen = len(images) if images_per_chip is None else integer("images_per_chip", images_per_chip, 1, len(images))
     one_of("precision", precision, (None, *PRECISIONS))
+    if not isinstance(quick, Plan | None):
+        raise InputError(f"quick must be what plan(net, x) returns, or None, got {quick!r:.80}")
     look_over(net, images)
     x = inputs(net, images.take(slice(0, 2)))
     precision = precision or best_precision(net, x)
@@ -101,7 +105,7 @@ def evaluate(
         raise InputError(f"{type(net).__name__} does not run in bfloat16 ({reason}); use precision='float32'")
     # float32 leaves a network of another type as it is
     dtype = torch.bfloat16 if precision == "bfloat16" else None
-    quick = plan(net, x)
+    quick = quick or plan(net, x)
     read = partial(_batches, net, size=batch_size, dtype=dtype, layout=quick.layout)
     whole = list(read(images)) if seen == len(images) else None
     correct = []

@@ -142,10 +142,18 @@ def quiet(cells: Cells, **how):
         return fit_cells(cells, **how)
 
 
+def pytest_collection_modifyitems(items):
+    """Processes share out whole files; one of them gets all tests of the project's copy, which is made and run once."""
+    for item in items:
+        group = "copy" if "project" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Tests that did not run are named loudly: a green line above would hide them."""
     skipped = terminalreporter.stats.get("skipped", [])
     if skipped:
         terminalreporter.section("NOT RUN", sep="!", red=True)
         for report in skipped:
-            terminalreporter.write_line(f"{report.nodeid}: {report.longrepr[2]}")
+            name = report.nodeid.partition("@")[0]  # what follows is its group
+            terminalreporter.write_line(f"{name}: {report.longrepr[2]}")

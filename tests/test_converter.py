@@ -22,7 +22,7 @@ from lib import (
 )
 from lib.analog import crossbars, evaluating
 from lib.checks import InputError
-from lib.converter import Reading, attach, converting
+from lib.converter import Reading, attach, converting, extents
 from lib.evaluation import best_precision
 from lib.folding import folded, plan
 from lib.precision import training_precision
@@ -51,6 +51,28 @@ def test_a_reading_has_its_levels_and_clips():
     assert out.tolist() == [-1.5, -0.5, -0.0, 0.0, 0.0, 0.5, 1.5, 1.5]
     out.sum().backward()
     assert y.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0]  # straight through where nothing is clipped
+
+
+def test_extents_are_quantiles_of_what_each_layer_puts_out_and_serve_as_well_as_the_batch(net):
+    x, seen = batch().double(), {}
+    found = extents(net, x, 0.9, rows=1000)
+    with evaluating(net):
+        for name, layer in crossbars(net):
+            layer.register_forward_hook(lambda m, given, y, name=name: seen.update({name: y - shaped(m)}))
+        net(x)
+    for name, y in seen.items():
+        below, beside = ((y.abs() < (1 + way) * found[name]).double().mean().item() for way in (-1e-6, 1e-6))
+        assert below <= 0.9 + 1 / y.numel() and beside >= 0.9  # codes times codes: many are equal
+    with converting(net, Converter(5, quantile=0.9), x, 1000):
+        told = [layer.read for _, layer in crossbars(net)]
+    with converting(net, Converter(5, quantile=0.9), found, 1000):
+        assert [layer.read for _, layer in crossbars(net)] == told
+    with pytest.raises(InputError, match="extents of another network: none for layer '0'"):
+        attach(net, Converter(5), {"6": 1.0})
+
+
+def shaped(layer):
+    return layer.bias.view(layer.bias_shape)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

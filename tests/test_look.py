@@ -4,6 +4,8 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
+from matplotlib.colors import to_hex
 
 from lib.companion import figures
 
@@ -23,6 +25,11 @@ def linear(color: str) -> np.ndarray:
     return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
 
 
+def contrast(color: str) -> float:
+    """Against white."""
+    return 1.05 / (linear(color) @ TO_XYZ[1] + 0.05)
+
+
 def lab(rgb: np.ndarray) -> np.ndarray:
     """CIE L*a*b* of linear RGB."""
     t = TO_XYZ @ np.clip(rgb, 0, 1) / TO_XYZ.sum(1)
@@ -33,8 +40,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", PALETTES)
 def test_every_colour_has_three_to_one_against_white(name):
     for look in PALETTES[name].values():
-        luminance = linear(look["color"]) @ TO_XYZ[1]
-        assert 1.05 / (luminance + 0.05) >= 3, look
+        assert contrast(look["color"]) >= 3, look
 
 
 @pytest.mark.parametrize("seen", SEEN)
@@ -53,15 +59,29 @@ def test_in_grey_marker_and_line_tell_them_apart(name):
     assert len({marker for marker, _ in cues}) == len(cues)
 
 
-def test_labels_at_line_ends_do_not_overlap():
-    fig, [[ax]] = figures.panels(1, 1)
-    for i, (label, look) in enumerate(figures.STYLE.items()):
-        ax.plot([0, 1], [0, 0.01 * i], label=label, **look)
-    figures.label_ends(ax)
+@rc_context()
+def test_labels_at_line_ends_do_not_overlap_in_what_is_saved():
+    figures.use_style()
+    fig, axes = figures.panels(2, 2, sharey=True)
+    for ax in axes.flat:
+        for i, (label, look) in enumerate(figures.STYLE.items()):
+            ax.plot([0, 1], [0, 0.01 * i], label=label, **look)
+    figures.finding(fig, "Many lines end close to each other")
+    figures.label_lines(fig)
     fig.canvas.draw()
-    boxes = sorted((t.get_window_extent().extents for t in ax.texts), key=lambda box: box[1])
-    assert len(boxes) == len(figures.STYLE)
-    assert all(upper[1] >= lower[3] - 2 for lower, upper in pairwise(boxes))
+    assert [len(ax.texts) for ax in axes.flat] == [0, len(figures.STYLE)] * 2
+    for ax in axes[:, 1]:
+        boxes = sorted((t.get_window_extent().extents for t in ax.texts), key=lambda box: box[1])
+        assert all(upper[1] >= lower[3] - 2 for lower, upper in pairwise(boxes))
+        assert all(box[0] > ax.bbox.x1 - 2 and box[2] <= fig.bbox.x1 + 1 for box in boxes)  # beside the panel, not cut
+
+
+def test_labels_at_line_ends_can_be_read():
+    fig, [[ax]] = figures.panels(1, 1)
+    for label, look in (figures.STYLE | figures.TUNING_STYLE | dict(enumerate(figures.BITS_STYLE))).items():
+        ax.plot([0, 1], label=label, **look)
+    figures.label_lines(fig)
+    assert all(contrast(to_hex(text.get_color())) >= 4.5 for text in ax.texts)
 
 
 def test_what_values_reach_from_and_to():

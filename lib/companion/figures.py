@@ -227,20 +227,33 @@ def extent(values: Iterable[float], digits: int = 0) -> str:
     return " to ".join(dict.fromkeys("0" if w.strip("−0.") == "" else w for w in written))
 
 
-def label_ends(ax) -> None:
-    """The labels of the lines at their right ends, in their colours, moved apart where they would overlap."""
-    from matplotlib.transforms import offset_copy
+def label_lines(fig) -> None:
+    """Every line labelled beside its right end, in the last panel of each row; to be called when all has a place."""
+    last = [ax for ax in fig.axes if ax.get_subplotspec().is_last_col()]
+    texts = [_end_labels(ax) for ax in last]
+    fig.draw_without_rendering()  # which makes room for the texts
+    for ax, of_panel in zip(last, texts):
+        _moved_apart(ax, of_panel)
 
-    handles, labels = ax.get_legend_handles_labels()
-    lines = [(h[0] if isinstance(h, tuple) else h, label) for h, label in zip(handles, labels)]
-    lines = [(getattr(h, "lines", (h,))[0] if hasattr(h, "lines") else h, label) for h, label in lines]
-    ends = sorted(
-        (ax.transData.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1], line, label) for line, label in lines
-    )
-    height, below = 1.35 * 8 * ax.figure.dpi / 72, -np.inf
-    for pixel, line, label in ends:
-        place = max(pixel, below + height)
+
+def _end_labels(ax) -> list:
+    """Text beside the panel, as high as the last point of each line; in its colour, darkened to 4.5:1 against white."""
+    from matplotlib.colors import to_rgb
+
+    place = {"xycoords": ax.get_yaxis_transform(), "xytext": (4, 0), "textcoords": "offset points"}
+    look = place | {"annotation_clip": False, "va": "center", "fontsize": 8}
+    return [
+        ax.annotate(label, (1, line.get_ydata()[-1]), color=[0.75 * c for c in to_rgb(line.get_color())], **look)
+        for line, label in zip(*ax.get_legend_handles_labels())
+    ]
+
+
+def _moved_apart(ax, texts: list) -> None:
+    """Labels of one panel that would overlap, one above the other."""
+    points = 72 / ax.figure.dpi
+    below = -np.inf
+    for text in sorted(texts, key=lambda text: text.xy[1]):
+        pixel = ax.transData.transform((0, text.xy[1]))[1]
+        place = max(pixel, below + 1.3 * text.get_fontsize() / points)
+        text.xyann = (4, (place - pixel) * points)
         below = place
-        where = offset_copy(ax.transData, ax.figure, x=6, y=(place - pixel) * 72 / ax.figure.dpi, units="points")
-        x, y = line.get_xdata()[-1], line.get_ydata()[-1]
-        ax.text(x, y, label, color=line.get_color(), fontsize=8, va="center", transform=where, clip_on=False)

@@ -151,7 +151,6 @@ PROFILES = {
             cell_counts=(16, 256, 1024, 4096),
             column_counts=(1, 4),
             alphas=(0.0, 0.03, 0.1, 1.0),
-            array_cells=(4, 16, 64),
             converter_bits=(6, 8),
             fixed_images=250,
             seeds=(0, 1, 2),

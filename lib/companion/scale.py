@@ -79,7 +79,7 @@ class Profile:
     cell_counts: tuple[int, ...] = (1, 4, 16, 64, 256, 1024, 4096)
     column_counts: tuple[int, ...] = (1, 2, 4, 8)
     alphas: tuple[float, ...] = (0.0, 0.03, 0.1, 0.3, 1.0)
-    array_cells: tuple[int, ...] = (1, 4, 16, 64)
+    array_cells: tuple[int, ...] = (4, 16, 64)
     converter_bits: tuple[int, ...] = (4, 6, 8)
     purpose: str = "test"
     skip_images: int = 0

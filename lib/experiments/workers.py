@@ -16,9 +16,11 @@ from torch import nn
 
 from ..analog import Tuner
 from ..checks import InputError, RunError
-from ..converter import converting
+from ..classify import inputs
+from ..converter import converting, extents
 from ..data import Dataset, Images
 from ..evaluation import Counts, evaluate
+from ..folding import Plan, plan
 from ..identity import described
 from ..selftuning import Tuning
 from ..sources import PACKAGE, SOURCES, source_digest
@@ -105,6 +107,22 @@ def network(trial: Trial, source: Source, checkpoint: Shared) -> nn.Module:
 
 
 @lru_cache(4)
+def quickly(trial: Trial, source: Source, checkpoint: Shared, device: str) -> Plan:
+    """How the network of a checkpoint is evaluated, found once."""
+    net = network(trial, source, checkpoint).to(device)
+    return plan(net, inputs(net, source.load().train.take(slice(0, 2)).to(device)))
+
+
+@lru_cache(4)
+def ranges(
+    trial: Trial, source: Source, checkpoint: Shared, quantile: float, rows: int, device: str
+) -> dict[str, float]:
+    """What converters of its layers have to hold, found once for a network."""
+    net = network(trial, source, checkpoint).to(device)
+    return extents(net, calibration(source.load()).to(device), quantile, rows)
+
+
+@lru_cache(4)
 def tuner(tuning: Tuning, trial: Trial, source: Source, checkpoint: Shared, device: str) -> Tuner:
     """What a tuning does once for a network: seconds, where it is statistics over many chips."""
     found = tuning.bind(network(trial, source, checkpoint).to(device), source.load().train.to(device))
@@ -141,7 +159,8 @@ def measured(
         images = split(source, m.purpose, m.images, m.skip).to(device)
         net = network(m.trial, source, checkpoint).to(device)
         tuning = tuner(m.tuning, m.trial, source, checkpoint, device) if m.tuning else None
-        slices = {"images_per_chip": m.images_per_chip, "purpose": m.purpose, "precision": precision}
-        ranges = calibration(source.load()).to(device) if m.converter else None
-        with converting(net, m.converter, ranges, m.variation.rows):
-            return evaluate(net, images, m.variation, chips, tuning=tuning, **slices)
+        shared, v = (m.trial, source, checkpoint), m.variation
+        held = ranges(*shared, m.converter.quantile, v.rows, device) if m.converter else None
+        how = {"precision": precision, "quick": quickly(*shared, device), "purpose": m.purpose}
+        with converting(net, m.converter, held, v.rows):
+            return evaluate(net, images, v, chips, tuning=tuning, images_per_chip=m.images_per_chip, **how)
