@@ -19,6 +19,8 @@ from lib.cells import Cells
 from lib.data import Images
 
 ROOT = Path(__file__).resolve().parent.parent
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # of several processes: more would wait for each other most of the time
 
 
 @pytest.fixture
