@@ -144,6 +144,7 @@ def quiet(cells: Cells, **how):
         return fit_cells(cells, **how)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """Processes share out whole files; one of them gets all tests of the project's copy, which is made and run once."""
     for item in items:
