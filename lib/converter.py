@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .analog import crossbars, evaluating
+from .analog import Crossbar, crossbars, evaluating
 from .arrays import ROWS
 from .checks import InputError, integer, real
 from .quantizers import straight_through
@@ -80,10 +80,24 @@ class _Look:
         return y
 
 
-def extents(net: nn.Module, batch: Tensor, quantile: float, rows: int = ROWS) -> dict[str, float]:
-    """layer → the quantile of |y| over the products of its row blocks in the ideal network, for inputs (B, …); 0 for a
-    layer that they do not reach.  The layers have no converter afterwards."""
-    layers = dict(crossbars(net))
+@dataclass(frozen=True)
+class Extents:
+    """layer → the quantile of |y| over the products of its blocks of at most `rows` rows, in the ideal network."""
+
+    quantile: float
+    rows: int
+    of: Mapping[str, float]
+
+
+def extents(net: nn.Module, batch: Tensor | None, quantile: float = 0.999, rows: int = ROWS) -> Extents:
+    """What `attach` measures for its ranges, for several converters: of inputs (B, …); 0 for a layer that they do not
+    reach.  Raises InputError for a quantile outside 0 … 1, fewer than 1 row, no batch, or a network without analog
+    layers."""
+    real("quantile", quantile, 1e-6, 1)
+    layers = _layers(net, rows)
+    if not isinstance(batch, Tensor):
+        raise InputError(f"a converter needs a batch of normalized inputs for its range, got {batch!r:.80}")
+    before = [(layer, layer.read, layer.rows) for layer in layers.values()]
     looks = {name: _Look() for name in layers}
     try:
         for name, layer in layers.items():
@@ -91,9 +105,17 @@ def extents(net: nn.Module, batch: Tensor, quantile: float, rows: int = ROWS) ->
         with evaluating(net):
             net(batch)
     finally:
-        for layer in layers.values():
-            layer.read = None
-    return {name: _quantile(look.seen, quantile) for name, look in looks.items()}
+        for layer, read, rows_before in before:
+            layer.read, layer.rows = read, rows_before
+    return Extents(quantile, rows, {name: _quantile(look.seen, quantile) for name, look in looks.items()})
+
+
+def _layers(net: nn.Module, rows: int) -> dict[str, Crossbar]:
+    integer("rows of an array", rows, 1)
+    layers = dict(crossbars(net))
+    if not layers:
+        raise InputError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
+    return layers
 
 
 def _quantile(seen: list[Tensor], quantile: float) -> float:
@@ -104,41 +126,39 @@ def _quantile(seen: list[Tensor], quantile: float) -> float:
     return float(values.kthvalue(1 + round(quantile * (len(values) - 1))).values)
 
 
-def attach(
-    net: nn.Module, converter: Converter | None, batch: Tensor | Mapping[str, float] | None, rows: int = ROWS
-) -> None:
+def attach(net: nn.Module, converter: Converter | None, batch: Tensor | Extents | None, rows: int = ROWS) -> None:
     """Put a converter behind every array of `net`, for training too; None takes them away.
 
     batch (B, …): normalized inputs, from which the ideal network tells each layer's range; or the `extents` that it
     told before.  rows: of the largest array, as in the `Variation` to come.  A layer that the batch does not reach, or
     whose outputs are all zero, has none.
-    Raises InputError for anything but a Converter, fewer than 1 row, no batch, or a network without analog layers."""
+    Raises InputError for anything but a Converter, fewer than 1 row, no batch, extents of another network, quantile or
+    number of rows, or a network without analog layers."""
     if not isinstance(converter, Converter | None):
         raise InputError(f"converter must be a Converter, such as Converter(bits=8), got {converter!r:.80}")
-    integer("rows of an array", rows, 1)
-    layers = dict(crossbars(net))
-    if not layers:
-        raise InputError(f"{type(net).__name__} has no analog layer; make them with to_analog(net, bits, calibrate)")
-    found: Mapping[str, float] = dict.fromkeys(layers, 0.0)
-    if converter is not None:
-        if not isinstance(batch, Tensor | Mapping):
-            raise InputError(f"a converter needs a batch of normalized inputs for its range, got {batch!r:.80}")
-        found = extents(net, batch, converter.quantile, rows) if isinstance(batch, Tensor) else batch
-    if missing := layers.keys() - found.keys():
-        raise InputError(f"extents of another network: none for layer {min(missing)!r}; use extents(net, batch, …)")
+    layers = _layers(net, rows)
+    if converter is None:
+        reads: dict[str, Reading | None] = dict.fromkeys(layers)
+    else:
+        found = batch if isinstance(batch, Extents) else extents(net, batch, converter.quantile, rows)
+        if (found.quantile, found.rows, found.of.keys()) != (converter.quantile, rows, layers.keys()):
+            raise InputError(
+                f"extents at quantile {found.quantile:g} of {found.rows} rows and {len(found.of)} layers are not those "
+                f"of this converter, {converter.quantile:g}, {rows} rows and {len(layers)} layers; use extents(net, …)"
+            )
+        reads = {name: _reading(converter, top, rows) for name, top in found.of.items()}
     for name, layer in layers.items():
-        layer.read, layer.rows = _reading(converter, found[name], rows), rows
+        layer.read, layer.rows = reads[name], rows
 
 
-def _reading(converter: Converter | None, extent: float, rows: int) -> Reading | None:
-    if converter is None or not extent > 0:
-        return None
-    return Reading(converter.headroom * extent / converter.levels, converter.levels, converter.last, rows)
+def _reading(converter: Converter, extent: float, rows: int) -> Reading | None:
+    step = converter.headroom * extent / converter.levels
+    return Reading(step, converter.levels, converter.last, rows) if step > 0 else None
 
 
 @contextmanager
 def converting(
-    net: nn.Module, converter: Converter | None, batch: Tensor | Mapping[str, float] | None, rows: int = ROWS
+    net: nn.Module, converter: Converter | None, batch: Tensor | Extents | None, rows: int = ROWS
 ) -> Iterator[nn.Module]:
     """`net` with converters, for as long as the context lasts."""
     before = [(layer, layer.read, layer.rows) for _, layer in crossbars(net)]

@@ -86,7 +86,7 @@ def evaluate(
     with the images of each chip.
     Chip i is the same cell by cell for every network layout of the same names, σ, law and tuning.
     Raises InputError for no chips, a bad index, an unknown precision, one that the network does not bear, more images a
-    chip than there are, a plan that is none, and whatever `look_over` refuses."""
+    chip than there are, a plan of another network, and whatever `look_over` refuses."""
     indices = _indices(chips)
     require_images(images)
     varying(net, variation)
@@ -96,8 +96,8 @@ def evaluate(
         raise InputError(f"tuning must be a tuner that a chip can enter, got {tuning!r:.80}; give {fix}")
     seen = len(images) if images_per_chip is None else integer("images_per_chip", images_per_chip, 1, len(images))
     one_of("precision", precision, (None, *PRECISIONS))
-    if not isinstance(quick, Plan | None):
-        raise InputError(f"quick must be what plan(net, x) returns, or None, got {quick!r:.80}")
+    if not (quick is None or (isinstance(quick, Plan) and quick.chains.keys() <= set(net.modules()))):
+        raise InputError(f"quick must be what plan(net, x) returns for this network, or None, got {quick!r:.80}")
     look_over(net, images)
     x = inputs(net, images.take(slice(0, 2)))
     precision = precision or best_precision(net, x)

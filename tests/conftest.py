@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from xdist.scheduler import LoadFileScheduling
 
 from lib import Recipe, build, fit, fit_cells, to_analog
 from lib.cells import Cells
@@ -42,6 +43,15 @@ def in_colour(images):
 def noise(n=12, h=15, w=15):
     """Pixels of 100 to 255: none is black."""
     return torch.randint(100, 256, (n, 3, h, w), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@pytest.fixture
+def two_threads():
+    """Two threads of torch, also where the tests run side by side and have one each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -144,12 +154,24 @@ def quiet(cells: Cells, **how):
         return fit_cells(cells, **how)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+class WholeFiles(LoadFileScheduling):
+    """Processes share out whole files, those with tests of the project's copy as one: it is made and run once."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return "copy" if Path(file).name in OF_THE_COPY else file
+
+
+OF_THE_COPY = {f"test_{name}.py" for name in "archive browser companion companion_failures site".split()}
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return WholeFiles(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Processes share out whole files; one of them gets all tests of the project's copy, which is made and run once."""
-    for item in items:
-        group = "copy" if "project" in getattr(item, "fixturenames", ()) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    users = {item.path.name for item in items if "project" in getattr(item, "fixturenames", ())}
+    assert users <= OF_THE_COPY, f"add to OF_THE_COPY: {users - OF_THE_COPY}"
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -158,5 +180,4 @@ def pytest_terminal_summary(terminalreporter):
     if skipped:
         terminalreporter.section("NOT RUN", sep="!", red=True)
         for report in skipped:
-            name = report.nodeid.partition("@")[0]  # what follows is its group
-            terminalreporter.write_line(f"{name}: {report.longrepr[2]}")
+            terminalreporter.write_line(f"{report.nodeid}: {report.longrepr[2]}")

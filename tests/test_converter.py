@@ -56,19 +56,21 @@ def test_a_reading_has_its_levels_and_clips():
 def test_extents_are_quantiles_of_what_each_layer_puts_out_and_serve_as_well_as_the_batch(net):
     x, seen = batch().double(), {}
     found = extents(net, x, 0.9, rows=1000)
+    assert all(layer.read is None and layer.rows is None for _, layer in crossbars(net))
     with evaluating(net):
         for name, layer in crossbars(net):
             layer.register_forward_hook(lambda m, given, y, name=name: seen.update({name: y - shaped(m)}))
         net(x)
     for name, y in seen.items():
-        below, beside = ((y.abs() < (1 + way) * found[name]).double().mean().item() for way in (-1e-6, 1e-6))
+        below, beside = ((y.abs() < (1 + way) * found.of[name]).double().mean().item() for way in (-1e-6, 1e-6))
         assert below <= 0.9 + 1 / y.numel() and beside >= 0.9  # codes times codes: many are equal
     with converting(net, Converter(5, quantile=0.9), x, 1000):
         told = [layer.read for _, layer in crossbars(net)]
     with converting(net, Converter(5, quantile=0.9), found, 1000):
         assert [layer.read for _, layer in crossbars(net)] == told
-    with pytest.raises(InputError, match="extents of another network: none for layer '0'"):
-        attach(net, Converter(5), {"6": 1.0})
+    for other in ({"bits": 5}, {"bits": 5, "quantile": 0.8}):
+        with pytest.raises(InputError, match="extents at quantile 0.9 of 1000 rows and 3 layers are not"):
+            attach(net, Converter(**other), found)
 
 
 def shaped(layer):

@@ -31,7 +31,7 @@ def toy(images, monkeypatch):
     monkeypatch.setenv("ANALOG_PIM_JOBS", "0")
     for module in (data, keys, workers, timing):
         monkeypatch.setattr(module, "load", lambda name, folder=None: dataset)
-    caches = (timing.forward_seconds, workers.split, workers.network)
+    caches = (timing.forward_seconds, workers.split, workers.network, workers.ranges)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -138,7 +138,7 @@ def test_restored_networks_are_the_trained_ones(tmp_path):
     assert torch.equal(a(x), b(x)) and not a.training
 
 
-def test_a_small_table_is_computed_once(tmp_path, monkeypatch):
+def test_a_small_table_is_computed_once(tmp_path, monkeypatch, two_threads):
     """Notebook 04's, with the network trained on the way; other arguments are another table, --force makes it again."""
     settings = run_in(tmp_path)
     made, shared = within_and_between_chips.batch_norm_table, [-0.5, 0.0, 0.5]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import trained
+from conftest import trained, with_norms
 from scipy.stats import norm
 from torch import nn
 
@@ -25,6 +25,7 @@ from lib import (
     to_analog,
 )
 from lib.evaluation import best_precision
+from lib.folding import plan
 from lib.lots import lot_mean, lot_quantile, lot_yield
 from lib.statistics import bootstrap_mean
 from lib.training import Recipe
@@ -45,6 +46,14 @@ def test_no_variation_is_the_network_itself(images):
     x = images.normalized()
     right = int((model(x).argmax(1) == images.labels).sum())
     assert evaluate(model, images, Variation(), 2).correct.tolist() == [right, right]
+
+
+def test_a_plan_found_before_gives_the_same_counts(images):
+    net = with_norms(images).eval()
+    how = plan(net, images.normalized()[:2])
+    assert how.chains  # something is folded
+    told, again = (evaluate(net, images, Variation(0.5), 5, quick=quick) for quick in (None, how))
+    assert (told.correct == again.correct).all() and len(set(told.correct)) > 1
 
 
 def test_evaluation_leaves_the_network_alone(images):

@@ -4,13 +4,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import in_colour, trained
+from conftest import in_colour, trained, with_norms
 from torch import nn
 
 from lib import Images, Variation, accuracy, evaluate, evaluate_mean, fit, load, post_training_quantize, to_analog
+from lib.checks import InputError
 from lib.controls import OutputGain
 from lib.estimators import ReferenceCells
+from lib.folding import plan
 from lib.training import Recipe
+
+
+def test_a_plan_of_another_network_is_refused(images):
+    here, other = with_norms(images), with_norms(images)
+    for quick in (plan(other, images.normalized()[:2]), other, True):
+        with pytest.raises(InputError, match="quick must be what plan"):
+            evaluate(here, images, Variation(0.5), 1, quick=quick)
 
 
 def flat(outputs=3):

@@ -1,11 +1,13 @@
 """The look of the figures: contrast on white, colours apart for the colour-blind, a second cue in grey."""
 
+import io
 from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from matplotlib import rc_context
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 
 from lib.companion import figures
 
@@ -63,17 +65,23 @@ def test_in_grey_marker_and_line_tell_them_apart(name):
 def test_labels_at_line_ends_do_not_overlap_in_what_is_saved():
     figures.use_style()
     fig, axes = figures.panels(2, 2, sharey=True)
+    ends = dict(zip(figures.STYLE, (99, 97, 96, 40, 39, 5)))
     for ax in axes.flat:
-        for i, (label, look) in enumerate(figures.STYLE.items()):
-            ax.plot([0, 1], [0, 0.01 * i], label=label, **look)
+        for label, end in ends.items():
+            ax.plot([0, 1], [0, end], label=label, **figures.STYLE[label])
+        ax.set_ylim(0, 100)
     figures.finding(fig, "Many lines end close to each other")
     figures.label_lines(fig)
-    fig.canvas.draw()
-    assert [len(ax.texts) for ax in axes.flat] == [0, len(figures.STYLE)] * 2
+    fig.savefig(io.BytesIO(), dpi=100)
+    assert [len(ax.texts) for ax in axes.flat] == [0, len(ends)] * 2
     for ax in axes[:, 1]:
-        boxes = sorted((t.get_window_extent().extents for t in ax.texts), key=lambda box: box[1])
-        assert all(upper[1] >= lower[3] - 2 for lower, upper in pairwise(boxes))
-        assert all(box[0] > ax.bbox.x1 - 2 and box[2] <= fig.bbox.x1 + 1 for box in boxes)  # beside the panel, not cut
+        boxes = sorted((Text.get_window_extent(text).extents for text in ax.texts), key=lambda box: box[1])
+        assert all(upper[1] >= lower[3] - 1 for lower, upper in pairwise(boxes))
+        assert all(box[0] > ax.bbox.x1 and box[2] <= fig.bbox.x1 + 1 for box in boxes)  # beside the panel, not cut
+        places = {text.get_text(): text.xyann[1] for text in ax.texts}
+        assert sorted(places, key=places.get) == sorted(ends, key=ends.get)
+        assert places["float"] == pytest.approx(5)  # far from others: at the end of its line
+        assert np.mean([places[name] for name in ("QAVAT", "QAT", "PTQ-VAT")]) == pytest.approx(97.3, abs=0.5)
 
 
 def test_labels_at_line_ends_can_be_read():

@@ -102,7 +102,7 @@ GOLDEN_DIGEST = "e08992c2dffcd2a0"
 GOLDEN_BETWEEN = -0.33171
 
 
-def test_a_chip_is_the_same_in_another_process_with_other_threads():
+def test_a_chip_is_the_same_in_another_process_with_other_threads(two_threads):
     code = (
         "import torch; torch.set_num_threads(1); from lib.variation import Chip, Variation;"
         "print(Variation.split(0.3, 0.5).deviation(Chip(11), 'x', torch.empty(1000)).double().sum().item())"

@@ -233,27 +233,30 @@ def label_lines(fig) -> None:
     texts = [_end_labels(ax) for ax in last]
     fig.draw_without_rendering()  # which makes room for the texts
     for ax, of_panel in zip(last, texts):
-        _moved_apart(ax, of_panel)
+        _move_apart(ax, of_panel)
 
 
 def _end_labels(ax) -> list:
-    """Text beside the panel, as high as the last point of each line; in its colour, darkened to 4.5:1 against white."""
+    """Text beside the panel, led to from the end of each line; in its colour, darkened to 4.5:1 against white."""
     from matplotlib.colors import to_rgb
+    from matplotlib.transforms import offset_copy
 
-    place = {"xycoords": ax.get_yaxis_transform(), "xytext": (4, 0), "textcoords": "offset points"}
-    look = place | {"annotation_clip": False, "va": "center", "fontsize": 8}
-    return [
-        ax.annotate(label, (1, line.get_ydata()[-1]), color=[0.75 * c for c in to_rgb(line.get_color())], **look)
-        for line, label in zip(*ax.get_legend_handles_labels())
-    ]
+    beside = offset_copy(ax.get_yaxis_transform(), ax.figure, x=10, units="points")
+    look = {"textcoords": beside, "annotation_clip": False, "va": "center", "fontsize": 8}
+    found = []
+    for line, label in zip(*ax.get_legend_handles_labels()):
+        end, color = line.get_xydata()[-1], [0.75 * c for c in to_rgb(line.get_color())]
+        leader = {"arrowstyle": "-", "color": color, "lw": 0.6, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
+        found.append(ax.annotate(label, end, (1, end[1]), color=color, arrowprops=leader, **look))
+    return found
 
 
-def _moved_apart(ax, texts: list) -> None:
-    """Labels of one panel that would overlap, one above the other."""
-    points = 72 / ax.figure.dpi
-    below = -np.inf
-    for text in sorted(texts, key=lambda text: text.xy[1]):
-        pixel = ax.transData.transform((0, text.xy[1]))[1]
-        place = max(pixel, below + 1.3 * text.get_fontsize() / points)
-        text.xyann = (4, (place - pixel) * points)
-        below = place
+def _move_apart(ax, texts: list) -> None:
+    """Labels of one panel a line's height apart, as near to the ends of their lines as that allows."""
+    from scipy.optimize import isotonic_regression
+
+    texts = sorted(texts, key=lambda text: text.xy[1])
+    ends = ax.transData.transform([text.xy for text in texts])[:, 1]
+    heights = 1.35 * 8 * ax.figure.dpi / 72 * np.arange(len(texts))
+    for text, pixel in zip(texts, isotonic_regression(ends - heights).x + heights):
+        text.xyann = 1, ax.transData.inverted().transform((0, pixel))[1]

@@ -17,7 +17,7 @@ from torch import nn
 from ..analog import Tuner
 from ..checks import InputError, RunError
 from ..classify import inputs
-from ..converter import converting, extents
+from ..converter import Extents, converting, extents
 from ..data import Dataset, Images
 from ..evaluation import Counts, evaluate
 from ..folding import Plan, plan
@@ -101,31 +101,25 @@ class Shared:
 
 
 @lru_cache(4)
-def network(trial: Trial, source: Source, checkpoint: Shared) -> nn.Module:
-    """The network of a checkpoint; the measurements of this worker share it, and leave it as it is."""
-    return restored(trial, source.load(), checkpoint.state)
+def network(trial: Trial, source: Source, checkpoint: Shared, device: str) -> tuple[nn.Module, Plan]:
+    """The network of a checkpoint and how to run it; measurements of this worker share it, and leave it as it is."""
+    data = source.load()
+    net = restored(trial, data, checkpoint.state).to(device)
+    return net, plan(net, inputs(net, data.train.take(slice(0, 2)).to(device)))
 
 
 @lru_cache(4)
-def quickly(trial: Trial, source: Source, checkpoint: Shared, device: str) -> Plan:
-    """How the network of a checkpoint is evaluated, found once."""
-    net = network(trial, source, checkpoint).to(device)
-    return plan(net, inputs(net, source.load().train.take(slice(0, 2)).to(device)))
-
-
-@lru_cache(4)
-def ranges(
-    trial: Trial, source: Source, checkpoint: Shared, quantile: float, rows: int, device: str
-) -> dict[str, float]:
-    """What converters of its layers have to hold, found once for a network."""
-    net = network(trial, source, checkpoint).to(device)
+def ranges(trial: Trial, source: Source, checkpoint: Shared, quantile: float, rows: int, device: str) -> Extents:
+    """What the converters of a network must hold."""
+    net, _ = network(trial, source, checkpoint, device)
     return extents(net, calibration(source.load()).to(device), quantile, rows)
 
 
 @lru_cache(4)
 def tuner(tuning: Tuning, trial: Trial, source: Source, checkpoint: Shared, device: str) -> Tuner:
     """What a tuning does once for a network: seconds, where it is statistics over many chips."""
-    found = tuning.bind(network(trial, source, checkpoint).to(device), source.load().train.to(device))
+    net, _ = network(trial, source, checkpoint, device)
+    found = tuning.bind(net, source.load().train.to(device))
     if found is None:
         raise InputError(f"{type(tuning).__name__}.bind returned nothing; it must return the tuner of its chips")
     return found
@@ -156,11 +150,10 @@ def measured(
     """The counts of some chips of a measurement; code: `about` it."""
     require_same(m, code)
     with pinned():
-        images = split(source, m.purpose, m.images, m.skip).to(device)
-        net = network(m.trial, source, checkpoint).to(device)
+        images, v = split(source, m.purpose, m.images, m.skip).to(device), m.variation
+        net, quick = network(m.trial, source, checkpoint, device)
         tuning = tuner(m.tuning, m.trial, source, checkpoint, device) if m.tuning else None
-        shared, v = (m.trial, source, checkpoint), m.variation
-        held = ranges(*shared, m.converter.quantile, v.rows, device) if m.converter else None
-        how = {"precision": precision, "quick": quickly(*shared, device), "purpose": m.purpose}
+        held = m.converter and ranges(m.trial, source, checkpoint, m.converter.quantile, v.rows, device)
+        how = {"precision": precision, "quick": quick, "images_per_chip": m.images_per_chip, "purpose": m.purpose}
         with converting(net, m.converter, held, v.rows):
-            return evaluate(net, images, v, chips, tuning=tuning, images_per_chip=m.images_per_chip, **how)
+            return evaluate(net, images, v, chips, tuning=tuning, **how)
