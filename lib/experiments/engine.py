@@ -119,6 +119,7 @@ def _compute(work: Work, settings: Settings, progress: bool) -> None:
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     calm = 0.5 if sys.stderr.isatty() else 30  # seconds between lines of a log file
     tasks, total = len(work.trials) + len(work.measurements), work.seconds(settings.device)
+    total *= 1 + 1e-9  # the parts may add up to more in the last digit, of which tqdm warns
     with (
         tqdm(total=total, bar_format=form, disable=not progress, mininterval=calm, dynamic_ncols=True) as bar,
         cluster.connected(tasks, settings) as client,
