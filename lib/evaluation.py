@@ -82,8 +82,8 @@ def evaluate(
     images_per_chip: every chip sees a random slice of its own, the same for every network and tuning: enough for a
     mean, but it widens quantile and yield; None: every chip sees every image.
     precision: of the convolutions, "float32" or "bfloat16", None for `best_precision(net)`; it moves single
-    predictions, not the mean.  quick: the `plan` of this network, where it has been found before.  progress(n): called
-    with the images of each chip.
+    predictions, not the mean.  quick: the `plan` of this network, where it has been found before; then nothing is tried
+    on images again.  progress(n): called with the images of each chip.
     Chip i is the same cell by cell for every network layout of the same names, σ, law and tuning.
     Raises InputError for no chips, a bad index, an unknown precision, one that the network does not bear, more images a
     chip than there are, a plan of another network, and whatever `look_over` refuses."""
@@ -98,10 +98,11 @@ def evaluate(
     one_of("precision", precision, (None, *PRECISIONS))
     if not (quick is None or (isinstance(quick, Plan) and quick.chains.keys() <= set(net.modules()))):
         raise InputError(f"quick must be what plan(net, x) returns for this network, or None, got {quick!r:.80}")
-    look_over(net, images)
+    if quick is None:
+        look_over(net, images)
     x = inputs(net, images.take(slice(0, 2)))
     precision = precision or best_precision(net, x)
-    if precision == "bfloat16" and (reason := refusal(net, x, torch.bfloat16)):
+    if quick is None and precision == "bfloat16" and (reason := refusal(net, x, torch.bfloat16)):
         raise InputError(f"{type(net).__name__} does not run in bfloat16 ({reason}); use precision='float32'")
     # float32 leaves a network of another type as it is
     dtype = torch.bfloat16 if precision == "bfloat16" else None

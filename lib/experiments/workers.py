@@ -16,7 +16,7 @@ from torch import nn
 
 from ..analog import Tuner
 from ..checks import InputError, RunError
-from ..classify import inputs
+from ..classify import inputs, look_over
 from ..converter import Extents, converting, extents
 from ..data import Dataset, Images
 from ..evaluation import Counts, evaluate
@@ -104,8 +104,9 @@ class Shared:
 def network(trial: Trial, source: Source, checkpoint: Shared, device: str) -> tuple[nn.Module, Plan]:
     """The network of a checkpoint and how to run it; measurements of this worker share it, and leave it as it is."""
     data = source.load()
-    net = restored(trial, data, checkpoint.state).to(device)
-    return net, plan(net, inputs(net, data.train.take(slice(0, 2)).to(device)))
+    net, few = restored(trial, data, checkpoint.state).to(device), data.train.take(slice(0, 32)).to(device)
+    look_over(net, few)
+    return net, plan(net, inputs(net, few.take(slice(0, 2))))
 
 
 @lru_cache(4)
