@@ -71,17 +71,14 @@ def lab(smoke, project, tmp_path_factory):
 
 
 def run_all(page) -> None:
-    """Run All Cells, again where JupyterLab drops the command because it is still restoring its workspace."""
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(timeout=60_000, state="attached")
-    started = page.locator(".jp-InputPrompt").filter(has_text=re.compile(r"\[[*\d]"))
-    for _ in range(5):
-        page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
-        page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
-        for _ in range(50):
-            if started.count():
-                return
-            page.wait_for_timeout(200)
-    raise AssertionError("JupyterLab did not run the notebook")
+    """Run All Cells, once the kernel answers: before, JupyterLab asks for a kernel in a dialog and drops the command.
+
+    The status bar is waited for, since the notebook's own indicator says "idle" while there is no kernel yet.
+    """
+    page.locator("#jp-main-statusbar").get_by_text("(ipykernel) | Idle").first.wait_for(timeout=60_000)
+    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    page.locator(".jp-InputPrompt").filter(has_text=re.compile(r"\[[*\d]")).first.wait_for(timeout=60_000)
 
 
 def test_jupyterlab_runs_the_first_notebook_and_lists_its_sections(browser, lab):
