@@ -22,4 +22,9 @@ html_copy_source = False
 html_last_updated_fmt = None
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}
-html_theme_options = {"use_download_button": False, "show_toc_level": 2, "navigation_with_keys": False}
+html_theme_options = {
+    "use_download_button": False,
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "navbar_persistent": [],  # the sidebar has the search already
+}

@@ -108,13 +108,27 @@ def test_a_panel_in_jupyterlab_answers_to_the_keyboard(browser, lab):
 
 
 def test_the_site_opens_whole(browser, address):
-    phone = {"viewport": {"width": 390, "height": 844}}
-    looks = {"index": {}, "02_variation_and_chips": phone, "gallery": phone, "claims": phone, "glossary": {}}
-    for name, look in looks.items():
-        with opened(browser, f"{address}{name}.html", **look) as (page, wrong):
+    for name in ("index", "02_variation_and_chips", "gallery", "claims", "glossary"):
+        with opened(browser, f"{address}{name}.html") as (page, wrong):
             assert wrong == [] and page.locator(".bd-article h1").count() == 1
-            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} {look}"
             assert page.locator("mjx-container").count() > 0 or name not in ("02_variation_and_chips", "glossary")
+
+
+def test_no_page_is_wider_than_a_telephone(browser, address, project):
+    names = sorted(path.name for path in (project / "build" / "smoke" / "site").glob("*.html"))
+    assert len(names) >= 20
+    for name in names:
+        with opened(browser, address + name, viewport={"width": 390, "height": 844}) as (page, _):
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+
+
+def test_a_telephone_shows_claims_row_by_row_and_figures_at_a_size_to_read(browser, address):
+    with opened(browser, f"{address}claims.html", viewport={"width": 390, "height": 844}) as (page, _):
+        cells = page.locator("table.claims tbody tr").first.locator("td").all()
+        tops = [cell.bounding_box()["y"] for cell in cells]
+        assert len(cells) == 5 and tops == sorted(set(tops))  # one below the other
+    with opened(browser, f"{address}03_accuracy_vs_sigma.html", viewport={"width": 390, "height": 844}) as (page, _):
+        assert page.locator("figure img").first.bounding_box()["width"] > 600  # of a double column
 
 
 def test_the_search_finds_reference_cells(browser, address):

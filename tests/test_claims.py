@@ -1,5 +1,6 @@
 """Claims on made-up chips whose answers are known: signs, references, which chips are compared, at which point."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from lib import Chip, Counts, SelfTuning
 from lib.companion import accuracy_vs_sigma, cases, cost_of_self_tuning, self_tuning, within_and_between_chips
-from lib.companion.claims import apart, contrast, difference, over_seeds, per_chip, scaled, where
+from lib.companion.claims import apart, contrast, difference, measured, over_seeds, per_chip, scaled, where
 from lib.companion.profiles import profile
 from lib.estimators import ReadOnce
 from lib.evaluation import places
@@ -139,6 +140,22 @@ def test_another_self_tuning_appears_under_its_own_name():
     mine = replace(MANY, tuning=SelfTuning(Half()))
     found = self_tuning.tuned_table(made_up(self_tuning.measurements, tuned, mine))
     assert set(found["tuned by"]) == {"untuned", "half", "oracle"}
+
+
+@pytest.mark.parametrize(
+    "estimate, text",
+    [
+        ((1.234, 0.5, 2.0), "1.23 [0.50, 2.00] points"),
+        ((0.0, -0.001, 3.7), "0.00 [0.00, 3.70] points"),
+        ((88.5, 88.5, 88.5), "88.50 points"),
+        ((1.2e-7, 1.2e-7, 1.2e-7), "1.2e-07 points"),
+        ((0.0, 0.0, 0.0), "0.00 points"),
+        ((5.0, math.nan, math.nan), "5.00 [–, –] points"),
+        ((math.nan, math.nan, math.nan), "not defined"),
+    ],
+)
+def test_an_estimate_is_shown_with_its_interval_where_it_has_one(estimate, text):
+    assert measured(*estimate, "points") == text
 
 
 @pytest.mark.parametrize("chips_sd", [1, 20])

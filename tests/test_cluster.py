@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+import dask
 import pytest
 from conftest import ROOT
 
@@ -190,6 +191,17 @@ def test_local_workers_that_import_other_sources_are_refused(monkeypatch):
     with pytest.raises(RunError, match=r"has lib \w+, this client older; it changed on disk .*; start again"):
         with cluster.connected(1, Settings(jobs=1)):
             pass
+
+
+def test_a_worker_that_slept_is_not_given_up():
+    """As after a laptop's sleep: Dask would drop it as unheard of, and the run would wait for ever."""
+    with dask.config.set({"distributed.scheduler.worker-ttl": "1s"}), cluster.connected(1, Settings(jobs=1)) as client:
+        pid = client.submit(os.getpid, pure=False).result(timeout=30)
+        os.kill(pid, signal.SIGSTOP)
+        waiting = client.submit(abs, -3)
+        time.sleep(12)  # no worker is given up before ten of its heartbeats, of half a second each
+        os.kill(pid, signal.SIGCONT)
+        assert waiting.result(timeout=30) == 3 and client.submit(os.getpid, pure=False).result(timeout=30) == pid
 
 
 @pytest.mark.parametrize("address", ["localhost", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "http://127.0.0.1:8786"])

@@ -69,6 +69,15 @@ def claim(statement: str, point: str, each: Mapping[int, Estimate], **about) -> 
     return Claim(statement, point, found, **seeds | about, each=tuple(each.items()))
 
 
+def measured(value: float, low: float, high: float, unit: str) -> str:
+    """An estimate as one reads it: without an interval where it was counted, "not defined" for NaN."""
+    if math.isnan(value):
+        return "not defined"
+    small = 0 < max(abs(value), abs(low), abs(high)) < 0.005  # two decimals would show zeros
+    found, *bounds = ("–" if math.isnan(v) else f"{v:.2g}" if small else f"{v:z.2f}" for v in (value, low, high))
+    return f"{found} {unit}" if low == high else f"{found} [{', '.join(bounds)}] {unit}"
+
+
 def within_percent(e: Estimate) -> Estimate:
     """An interval over seeds knows nothing of the ends of a scale."""
     return Estimate(e.value, *np.clip([e.low, e.high], 0, 100), e.n)

@@ -29,6 +29,7 @@ from ..sources import SOURCES, path_of
 from ..statistics import Claim
 from ..trials import Trial
 from . import cases, figures
+from .claims import measured
 from .profiles import profile
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib", "seaborn")
@@ -194,7 +195,7 @@ def _show(png: bytes, inches: float, alt: str, caption: str, claims: Sequence[Cl
     )
     parts = [f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"]
     if claims:
-        parts.append("<p><b>Claims</b></p>" + claims_frame(claims).to_html(index=False))
+        parts.append("<p><b>Claims</b></p>" + claims_frame(claims).to_html(index=False, classes="claims"))
     rows = f"{len(data)} rows" if len(data) > 12 else "all rows"
     numbers = data.round(2).to_html(index=False, na_rep="–")
     parts.append(f"<details><summary>The plotted numbers ({rows})</summary>{_scrolling(numbers, 24)}</details>")
@@ -208,7 +209,7 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
             "verdict": c.verdict + (" (expected)" if c.expected else ""),
             "claim": f"{c.statement} {c.requirement}",
             "where": c.point,
-            "measured [95%]": f"{c.estimate.value:.2f} [{c.estimate.low:.2f}, {c.estimate.high:.2f}] {c.unit}",
+            "measured [95%]": measured(c.estimate.value, c.estimate.low, c.estimate.high, c.unit),
             "from": f"{c.estimate.n} {c.of}" + (f", {c.in_seeds} of {len(c.each)} alone" if len(c.each) > 1 else ""),
         }
         for c in claims

@@ -5,6 +5,7 @@ are made here from the records beside the figures.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pandas as pd
 from ..checks import InputError, RunError
 from ..data import ROOT
 from . import paper_versus_ours
+from .claims import measured
 from .profiles import Profile
 from .published import abstract
 from .rendering import explained
@@ -140,7 +142,7 @@ def front(chosen: Profile, names: list[str], records: list[dict]) -> str:
     )
     found = [_measured(vars(c.estimate) | {"unit": c.unit}) for c in judged]
     shown = [(c.statement, c.point, text, f"{c.requirement}: {c.verdict}") for c, text in zip(judged, found)]
-    parts.append(_table(("statement", "where", "measured", "required: verdict"), shown))
+    parts.append(_claims(("statement", "where", "measured", "required: verdict"), shown))
     contents = "\n".join(names)
     parts.append(f"```{{toctree}}\n:caption: The course\n:maxdepth: 1\n\n{contents}\n```\n")
     more = "results\ngallery\nclaims\nprovenance\nglossary\nlab_sheet\nusing\nmachines"
@@ -185,7 +187,7 @@ def claims(names: list[str], records: list[dict]) -> str:
             for c in found.values()
         ]
         if rows:
-            parts.append(f"## {name.replace('_', ' ')}\n\nFrom [{name}]({name}.ipynb).\n\n{_table(head, rows)}")
+            parts.append(f"## {name.replace('_', ' ')}\n\nFrom [{name}]({name}.ipynb).\n\n{_claims(head, rows)}")
     return "\n".join(parts)
 
 
@@ -211,14 +213,19 @@ def provenance(chosen: Profile, names: list[str], records: list[dict]) -> str:
 
 
 def _measured(c: dict) -> str:
-    value, low, high = ("–" if v is None or v != v else f"{v:.2f}" for v in (c["value"], c["low"], c["high"]))
-    return f"{value} [{low}, {high}] {c['unit']}"
+    value, low, high = (math.nan if c[name] is None else c[name] for name in ("value", "low", "high"))
+    return measured(value, low, high, c["unit"])
 
 
 def _figure(record: dict, target: str) -> str:
     alt = " ".join(record["alt"].split())
     options = f":alt: {alt}\n:target: {target}\n"
     return f"```{{figure}} figures/{record['figure']}.png\n{options}\n{record['caption']}\n```\n"
+
+
+def _claims(head: tuple, rows) -> str:
+    """A table that a narrow screen shows row by row."""
+    return f"```{{table}}\n:class: claims\n\n{_table(head, rows)}```\n"
 
 
 def _table(head: tuple, rows) -> str:

@@ -27,6 +27,8 @@ DASK = {
     # a checkpoint travels with its task: nothing else keeps it
     "distributed.admin.large-graph-warning-threshold": "1GiB",
     "distributed.scheduler.allowed-failures": 3,
+    # a laptop that slept finds its workers long unheard of: given up, they would leave the run waiting for ever
+    "distributed.scheduler.worker-ttl": None,
     "distributed.worker.daemon": True,
     "distributed.comm.timeouts.connect": "20s",
 }

@@ -104,9 +104,9 @@ class Shared:
 def network(trial: Trial, source: Source, checkpoint: Shared, device: str) -> tuple[nn.Module, Plan]:
     """The network of a checkpoint and how to run it; measurements of this worker share it, and leave it as it is."""
     data = source.load()
-    net, few = restored(trial, data, checkpoint.state).to(device), data.train.take(slice(0, 32)).to(device)
-    look_over(net, few)
-    return net, plan(net, inputs(net, few.take(slice(0, 2))))
+    net, images = restored(trial, data, checkpoint.state).to(device), data.train.to(device)
+    look_over(net, images)
+    return net, plan(net, inputs(net, images.take(slice(0, 2))))
 
 
 @lru_cache(4)
