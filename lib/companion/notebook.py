@@ -107,7 +107,7 @@ class Notebook:
 
         name: "03_accuracy", the notebook's number first.  data: what is plotted; the points of its claims stay with
         them.  keys: of the results it stands on, and dataset: its images, where not those of the notebook's results."""
-        folder, data = self.settings.figures, data.drop(columns=["point", "each"], errors="ignore")
+        folder, data = self.settings.figures, _to_read(data)
         folder.mkdir(parents=True, exist_ok=True)
         png = self._image(fig, "png", dpi=300, metadata={"Software": None})
         fig.set_layout_engine("none")  # the layout is done, and stays as it is
@@ -217,10 +217,14 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
 
 
 def show_table(data: pd.DataFrame, digits: int = 2) -> None:
-    """A table in full, in a box that scrolls."""
+    """A table in full, in a box that scrolls; of a `summary` without what claims alone need."""
     from IPython.display import HTML, display
 
-    display(HTML(_scrolling(data.round(digits).to_html(index=False, na_rep="–"), 32)))
+    display(HTML(_scrolling(_to_read(data).round(digits).to_html(index=False, na_rep="–"), 32)))
+
+
+def _to_read(data: pd.DataFrame) -> pd.DataFrame:
+    return data.drop(columns=["point", "each"], errors="ignore")
 
 
 def _scrolling(table: str, height: int) -> str:
