@@ -19,6 +19,7 @@ html_css_files = ["style.css"]
 html_js_files = ["panels.js"]
 html_show_sourcelink = False
 html_copy_source = False
+html_use_index = False  # nothing is indexed
 html_last_updated_fmt = None
 html_favicon = "_static/favicon.svg"
 html_context = {"default_mode": "auto"}

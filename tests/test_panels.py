@@ -111,5 +111,5 @@ def test_a_page_that_nobody_sits_at_keeps_the_data_and_a_line(capsys, monkeypatc
     panels.budget(SIZES, 0.16)
     assert not panels.interactive() and len(shown) == 2
     for page, kind in zip(shown, ("column", "budget")):
-        assert f'data-kind="{kind}"' in page.data and "can be moved in JupyterLab and on the site" in page.data
+        assert f'data-kind="{kind}"' in page.data and "works in JupyterLab and on the site" in page.data
         json.loads(re.search(r"<script[^>]*>(.*)</script>", page.data).group(1))

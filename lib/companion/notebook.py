@@ -122,7 +122,7 @@ class Notebook:
             "claims": [claim_record(c, self.seed) for c in claims],
             "profile": self.profile.name,
             "parameters": {"SEED": self.seed} | self.changes,
-            "seeds": sorted(self.seeds),
+            "seeds": sorted(self.seeds if keys is None else {seed for claim in claims for seed, _ in claim.each}),
             "results": sorted({key[:16] for key in (self.keys if keys is None else keys)}),
             "dataset": self._images_of(own[0]) if own[0] else None,
             **({"datasets": [self._images_of(name) for name in own]} if len(own) > 1 else {}),
@@ -171,7 +171,7 @@ def claim_record(claim: Claim, seed: int) -> dict:
     plain = ("statement", "point", "unit", "of", "expected", "requirement", "verdict")
     return {
         **{name: getattr(claim, name) for name in plain},
-        **{name: None if np.isnan(v) else round(v, 6) for name, v in bounds.items()},
+        **{name: None if np.isnan(v) else float(f"{v:.8g}") for name, v in bounds.items()},
         "n": e.n,
         "seeds": [s for s, _ in claim.each] or ([seed] if claim.of in ("chips", "images", "sweep") else None),
         "in_seeds": claim.in_seeds if claim.each else None,
@@ -197,8 +197,8 @@ def _show(png: bytes, inches: float, alt: str, caption: str, claims: Sequence[Cl
     if claims:
         parts.append("<p><b>Claims</b></p>" + claims_frame(claims).to_html(index=False, classes="claims"))
     rows = f"{len(data)} rows" if len(data) > 12 else "all rows"
-    numbers = data.round(2).to_html(index=False, na_rep="–")
-    parts.append(f"<details><summary>The plotted numbers ({rows})</summary>{_scrolling(numbers, 24)}</details>")
+    numbers = _scrolling(data.round(2).to_html(index=False, na_rep="–", classes="one-line"), 24)
+    parts.append(f"<details><summary>The plotted numbers ({rows})</summary>{numbers}</details>")
     display(HTML("".join(parts)))
 
 
@@ -207,7 +207,7 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "verdict": c.verdict + (" (expected)" if c.expected else ""),
-            "claim": f"{c.statement} {c.requirement}",
+            "claim": f"{c.statement}: required {c.requirement}",
             "where": c.point,
             "measured [95%]": measured(c.estimate.value, c.estimate.low, c.estimate.high, c.unit),
             "from": f"{c.estimate.n} {c.of}" + (f", {c.in_seeds} of {len(c.each)} alone" if len(c.each) > 1 else ""),
@@ -216,11 +216,19 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
     )
 
 
-def show_table(data: pd.DataFrame, digits: int = 2) -> None:
-    """A table in full, in a box that scrolls; of a `summary` without what claims alone need."""
+def show_table(data: pd.DataFrame, digits: int = 2, wrap: bool = False) -> None:
+    """A table in full, in a box that scrolls; of a `summary` without what claims alone need.  wrap: long cells."""
     from IPython.display import HTML, display
 
-    display(HTML(_scrolling(_to_read(data).round(digits).to_html(index=False, na_rep="–"), 32)))
+    rounded = _to_read(data).round(digits).apply(_whole)
+    table = rounded.to_html(index=False, na_rep="–", classes=None if wrap else "one-line")
+    display(HTML(_scrolling(table, 32)))
+
+
+def _whole(column: pd.Series) -> pd.Series:
+    """Counts as counts: a missing one has made floats of them."""
+    whole = pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all()
+    return column.astype("Int64") if whole else column
 
 
 def _to_read(data: pd.DataFrame) -> pd.DataFrame:

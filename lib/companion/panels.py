@@ -221,7 +221,7 @@ def show(kind: str, controls: Callable[[], dict], figure: Callable, data: dict, 
         display(live(controls(), figure, refine))
         return
     about = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
-    note = "This panel can be moved in JupyterLab" + (" and on the site." if data else ".")
+    note = "This panel works in JupyterLab" + (" and on the site." if data else " alone.")
     script = f'<script type="application/json">{about}</script>'
     display(HTML(f'<div class="companion-panel" data-kind="{kind}">{script}<p><em>{note}</em></p></div>'))
 

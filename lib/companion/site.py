@@ -179,7 +179,7 @@ def claims(names: list[str], records: list[dict]) -> str:
         rows = [
             (
                 c["verdict"] + (" (expected)" if c["expected"] else ""),
-                f"{c['statement']} {c['requirement']}",
+                f"{c['statement']}: required {c['requirement']}",
                 c["point"],
                 _measured(c),
                 f"{c['n']} {c['of']}",
