@@ -220,15 +220,15 @@ def show_table(data: pd.DataFrame, digits: int = 2, wrap: bool = False) -> None:
     """A table in full, in a box that scrolls; of a `summary` without what claims alone need.  wrap: long cells."""
     from IPython.display import HTML, display
 
-    rounded = _to_read(data).round(digits).apply(_whole)
+    rounded = _to_read(data).round(digits).apply(_whole).rename_axis(columns=None)
     table = rounded.to_html(index=False, na_rep="–", classes=None if wrap else "one-line")
     display(HTML(_scrolling(table, 32)))
 
 
 def _whole(column: pd.Series) -> pd.Series:
-    """Counts as counts: a missing one has made floats of them."""
+    """Counts as counts, where a missing one has made floats of them."""
     whole = pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all()
-    return column.astype("Int64") if whole else column
+    return column.astype("Int64").astype(object).where(column.notna(), "–") if whole else column
 
 
 def _to_read(data: pd.DataFrame) -> pd.DataFrame:
