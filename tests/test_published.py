@@ -208,7 +208,7 @@ def test_only_a_profile_with_results_of_its_own_publishes_claims(name, tmp_path,
     """The notebook, cell by cell, where nothing is measured; one without results must not show those of quick."""
     shown, tables = {}, []
     monkeypatch.setattr(Notebook, "publish", lambda self, fig, figure, data, **record: shown.update({figure: record}))
-    monkeypatch.setattr(notebook, "show_table", tables.append)
+    monkeypatch.setattr(notebook, "show_table", lambda table, *_: tables.append(table))
     monkeypatch.setattr(paper_versus_ours, "published", lambda profile, seed: [])
     monkeypatch.setattr(paper_versus_ours, "variants", lambda profile, seed: [])
     monkeypatch.setattr(paper_versus_ours, "recipes", lambda profile, seed: [])
