@@ -94,7 +94,7 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(paper_versus_ours, "FIGURES", tmp_path)
     row = reported()[0]
     near = counts(row, row.mean + np.array([[0.5, 0.7], [-0.2, 0.0], [0.4, 0.4]]))
-    far = counts(reported()[1], [[50.0, 60.0], [50.2, 60.2]])
+    far = counts(reported()[1], [[50.0, 50.6], [50.2, 50.8]])
     ours = paper_versus_ours.newest(pd.concat([near, far]), "published")
     table = paper_versus_ours.compared(ours)
     assert len(table) == 286 and table.verdict.value_counts().to_dict() == {"not run": 284, "agrees": 1, "differs": 1}
@@ -106,6 +106,9 @@ def test_comparison_is_over_seeds(tmp_path, monkeypatch):
     good, bad = paper_versus_ours.agreement_claims(table)
     assert good.estimate.value == pytest.approx(0.3) and good.requirement == "-1.5 to 1.5" and good.of == "seeds"
     assert bad.verdict == "the opposite holds"
+    alike = paper_versus_ours.repeated(counts(row, [[90.0, 91.0, 92.0]] * 3), "published").iloc[0]
+    half = 4.302653 / np.sqrt(3)  # seeds that agree by chance leave what the chips leave
+    assert (alike.low, alike.high) == pytest.approx((91 - half, 91 + half))
     # what a run commits is read again, and replaced by a newer one
     folder = tmp_path / "published"
     folder.mkdir()

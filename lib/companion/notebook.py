@@ -217,7 +217,7 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
 
 
 def show_table(data: pd.DataFrame, digits: int = 2, wrap: bool = False) -> None:
-    """A table in full, in a box that scrolls; of a `summary` without what claims alone need.  wrap: long cells."""
+    """A table in full, in a box that scrolls; of a `summary` without what claims alone need.  wrap long cells."""
     from IPython.display import HTML, display
 
     rounded = _to_read(data).round(digits).apply(_whole).rename_axis(columns=None)

@@ -20,7 +20,7 @@ from ..statistics import Claim, Estimate, mean
 from ..trials import Measurement
 from ..variation import Variation
 from .cases import Case, averaged, trial
-from .claims import average, claimed, columns, difference, estimate, exactly, paired, per_chip, summary
+from .claims import average, claimed, columns, difference, estimate, exactly, over_seeds, paired, per_chip, summary
 from .profiles import PROFILES, Profile
 from .published import AGAIN, PROTOCOLS, UNCHANGED, VARIED, reported
 from .published import variants as varied_trainings
@@ -81,14 +81,14 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
 
 
 def repeated(table: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """A row a repeated figure: mean over seeds of the mean over chips (%), its t interval over seeds (NaN where there
-    is one), mean over seeds of the 5% quantile, seeds, chips a seed."""
+    """A row a repeated figure: mean over seeds of the mean over chips (%), its interval `over_seeds` (of one seed
+    NaN), mean over seeds of the 5% quantile, seeds, chips per seed."""
     kinds = {how.network: kind for kind, how in PROTOCOLS.items()}
     datasets = {row.network: row.dataset for row in reported()}
     rows, by = [], ["network", "width", "bits", "method", "sigma"]
     for (network, width, bits, method, sigma), group in table.groupby(by, sort=False):
         by_seed = group.groupby("seed").accuracy
-        found = mean(by_seed.mean())
+        found = over_seeds({s: mean(of) for s, of in by_seed}) if by_seed.ngroups > 1 else mean(by_seed.mean())
         identity = (kinds[network], width, datasets[kinds[network]], bits, method, round(sigma, 9))
         count = by_seed.quantile(0.05).mean(), by_seed.ngroups, int(by_seed.size().min())
         numbers = (profile, found.value, found.low, found.high, *count)
