@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from .analog import ANALOG, Crossbar, crossbars, dtype_of, evaluating, require_one_input, run, watched
 from .checks import InputError, one_of
 from .quantizers import QUANTIZER_SETS, Bits, activation_quantizer, thinned, weight_quantizer
-from .torch_internals import has_own_weight, is_compiled, is_uninitialized, without_fast_path
+from .torch_internals import BatchNorm, has_own_weight, is_compiled, is_uninitialized, without_fast_path
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def _observe(
         values = x.abs().max().view(1) if legacy else thinned(x)
         calls.setdefault(module, []).append((values, bool((x < 0).any()), x[0].numel()))
 
-    with watched(layers, look):
+    with watched(layers, look), _unused_batch_norms(net) if len(batch) > 1 else nullcontext():
         _output(net, batch)
     made = {}
     for module, seen in calls.items():
@@ -112,6 +113,22 @@ def _observe(
         start = torch.cat(values), any(signs), quantizers, sum(counts)
         made[module] = nn.Identity() if slip else activation_quantizer(bits.activations, *start)
     return made
+
+
+@contextmanager
+def _unused_batch_norms(net: nn.Module) -> Iterator[None]:
+    """Batch norms that have seen no batch yet (means 0, variances 1) take the statistics of the one at hand and keep
+    none.  As they stand they change nothing: the signal of an untrained network shrinks from layer to layer, and steps
+    fitted to that are hundreds of times too small for its first training step."""
+    norms = [(m, m.running_mean, m.running_var) for m in net.modules() if isinstance(m, BatchNorm)]
+    unused = [n for n in norms if n[1] is not None and n[2] is not None and not n[1].any() and n[2].eq(1).all()]
+    for m, *_ in unused:
+        m.running_mean = m.running_var = None
+    try:
+        yield
+    finally:
+        for m, mean, variance in unused:
+            m.running_mean, m.running_var = mean, variance
 
 
 def unread(net: nn.Module, batch: Tensor) -> list[str]:

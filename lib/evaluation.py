@@ -18,7 +18,7 @@ from .data import Images
 from .folding import Plan, folded, plan
 from .kept import KeptChip
 from .lots import lot_mean, lot_quantile, lot_yield
-from .precision import PRECISIONS, pays
+from .precision import PRECISIONS, needs_float32, pays
 from .statistics import Estimate, bootstrap_mean, chip_yield, quantile
 from .variation import NO_VARIATION, Chip, Variation, golden, keyed_generator, keyed_seed
 
@@ -164,15 +164,12 @@ def _batches(
 def best_precision(net: nn.Module, x: Tensor) -> str:
     """The fastest precision at which `net` can be evaluated here on inputs like x (B, …).
 
-    A function of network, shape and type of processor alone: bfloat16 where it `pays`, every module with parameters
-    takes it, and a trial does not fail."""
+    A function of network, shape and type of processor alone: bfloat16 where it `pays`, nothing `needs_float32`, every
+    module with parameters takes it, and a trial does not fail."""
     quantizers = {id(q) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight)}
     modules = [m for m in net.modules() if id(m) not in quantizers and any(True for _ in m.parameters(recurse=False))]
-    exact = any(layer.read is not None for _, layer in crossbars(net))  # a converter may have finer levels
-    fits = (
-        not exact and pays(net) and all(isinstance(m, MIXED) for m in modules) and not refusal(net, x, torch.bfloat16)
-    )
-    return "bfloat16" if fits else "float32"
+    mixed = pays(net) and not needs_float32(net) and all(isinstance(m, MIXED) for m in modules)
+    return "bfloat16" if mixed and not refusal(net, x, torch.bfloat16) else "float32"
 
 
 def refusal(net: nn.Module, x: Tensor, dtype: torch.dtype) -> str | None:

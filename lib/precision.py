@@ -35,12 +35,18 @@ def multiplying(precision: str, x: Tensor) -> AbstractContextManager:
 def training_precision(net: nn.Module, x: Tensor) -> str:
     """The fastest precision at which `net` can be trained here on inputs like x (B, …).
 
-    A function of network, shape and type of processor alone: bfloat16 where it `pays` and a trial does not fail.
-    Quantizers of [code 2021] stay in float32 as that code has it: they truncate, and rounding up before would show; so
-    does what has a converter, whose levels may be finer."""
-    published = any(isinstance(m, (LegacyActivations, LegacySign)) for m in net.modules())
-    exact = published or any(layer.read is not None for _, layer in crossbars(net))
+    A function of network, shape and type of processor alone: bfloat16 where it `pays`, nothing `needs_float32`, and a
+    trial does not fail.  Binary activations of [code 2021] are trained in float32, as that code does."""
+    published = any(isinstance(m, LegacySign) for m in net.modules())
+    exact = published or needs_float32(net)
     return "bfloat16" if pays(net) and not exact and refusal(net, x) is None else "float32"
+
+
+def needs_float32(net: nn.Module) -> bool:
+    """Whether rounding to bfloat16 would show: activations of [code 2021] are truncated, and a value rounded up before
+    lands on another level; a converter's levels may be finer."""
+    truncated = any(isinstance(m, LegacyActivations) for m in net.modules())
+    return truncated or any(layer.read is not None for _, layer in crossbars(net))
 
 
 def refusal(net: nn.Module, x: Tensor) -> str | None:

@@ -244,8 +244,8 @@ def settings_of(profiles: Iterable[str]) -> pd.DataFrame:
         for s in profile.settings:
             own = images.get(s.dataset, s.dataset)
             about = {"profile": profile.name, "network": NAMES[s.network], "width": s.width, "images": own}
-            about |= {"bits": s.claim_bits, "seeds": len(profile.seeds), "σ of 1": profile.claim_sigma}
-            rows.append(about | {f"σ of 2 and 3, {law}": sigma for law, sigma in s.sigma.items()})
+            about |= {"bits": s.claim_bits, "seeds": len(profile.seeds), "σ, claim 1": profile.claim_sigma}
+            rows.append(about | {f"σ, claims 2 and 3, {law}": sigma for law, sigma in s.sigma.items()})
     return pd.DataFrame(rows)
 
 

@@ -162,8 +162,8 @@ PROFILES = {
             notebooks=("07",),
             published=(
                 Rows("LeNet-5", 1.0),
-                Rows("VGG-11", 0.25, "A8W4", ("QAT",), seeds=1, shorter=2, chips=100),
-                Rows("VGG-11", 0.25, "A8W4", ("QAVAT",), (0.3, 0.5), seeds=1, shorter=2, chips=100),
+                Rows("VGG-11", 0.25, "A8W4", ("QAT",), seeds=1, shorter=3, chips=100),
+                Rows("VGG-11", 0.25, "A8W4", ("QAVAT",), (0.3, 0.5), seeds=1, shorter=3, chips=100),
             ),
             published_chips=300,
             seeds=(0, 1, 2),
