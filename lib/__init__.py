@@ -33,7 +33,7 @@ from .estimators import Estimator, Oracle, ReadOnce, ReferenceCells
 from .evaluation import Counts, accuracy, evaluate
 from .files import load_analog, save_analog
 from .fitting import fit_cells
-from .laws import register_cells, register_law
+from .laws import register_cells, register_law, register_mapping
 from .networks import build
 from .placement import report
 from .post_training import post_training_quantize
@@ -51,6 +51,6 @@ __all__ = [
     "SelfTuning", "StaticFold", "Tuner", "Tuning", "UserError", "Variation", "accuracy", "attach", "build",
     "converting", "evaluate", "evaluate_mean", "fit", "fit_cells", "freeze_batch_norm", "load", "load_analog",
     "load_shipped", "post_training_quantize", "programmed", "read_cells", "reestimate_batch_norm", "register_cells",
-    "register_law", "report", "save_analog", "shipped_networks", "to_analog",
+    "register_law", "register_mapping", "report", "save_analog", "shipped_networks", "to_analog",
 ]
 # fmt: on

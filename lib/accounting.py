@@ -27,7 +27,6 @@ from .checks import InputError, one_of
 from .columns import ReferenceColumns, column_shape
 from .controls import traffic
 from .estimators import Estimator, Oracle, ReferenceCells, by_array, grid_of
-from .laws import CELLS_OF_A_WEIGHT
 from .selftuning import (
     CORRECTIONS,
     Gain,
@@ -65,9 +64,8 @@ def cost(tuning: Tuning, net: nn.Module, batch: Tensor, variation: Variation) ->
         for name, (x, y) in seen.items():
             operations += _operations(tuning, variation, layers[name], x[0], y[0])
     products = sum(y[0].numel() * layers[name].weight[0].numel() for name, (_, y) in seen.items())
-    of_a_weight = CELLS_OF_A_WEIGHT[variation.mapping]
     cells = tuning.cells(net, variation) if isinstance(tuning, SelfTuning) else tuning.cells(net)
-    whole = of_a_weight * sum(layer.weight.numel() for layer in layers.values())
+    whole = variation.cells_of_a_weight * sum(layer.weight.numel() for layer in layers.values())
     return Cost(cells, cells / whole, tuning.chip_images, operations, operations / products)
 
 

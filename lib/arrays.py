@@ -7,7 +7,6 @@ the weight of output o and input k (channels first, then rows and columns of a k
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,8 +77,3 @@ class Grid:
         column = torch.arange(self.outputs, device=values.device) // (self.columns if blocks > 1 else self.outputs)
         index = torch.arange(self.groups, device=values.device)[:, None] * blocks + column
         return values.index_select(axis, index.flatten())
-
-
-def total(grids: Sequence[Grid]) -> int:
-    """Arrays of a whole chip."""
-    return sum(grid.arrays for grid in grids)

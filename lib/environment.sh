@@ -1,7 +1,7 @@
 # Sourced by run_all.sh and run_tests.sh from the project folder: sets PYTHON to an interpreter that satisfies the
 # project.  An active environment that does is used as it is; else .venv is made once and reused.
 
-needed_gib=8 # room for torch with its CUDA libraries, as measured in the README
+needed_gib=8 # room for torch with its CUDA libraries, as measured in site/machines.md
 
 fail() {
   echo "error: $*" >&2
@@ -52,7 +52,7 @@ make_environment() {
   base=$(find_python) || fail "Python 3.11 or newer is needed, found $(python3 -V 2>&1 || echo none); install one (python.org, conda, apt) and run the same command again"
   available=$(($(df -Pk . | awk 'NR==2 {print $4}') / 1048576))
   if [ ! -d .venv/lib ] && [ "$available" -lt "$needed_gib" ]; then
-    fail "no disk space: $available GiB free in $PWD, the set-up needs about $needed_gib GiB; free some, or install the CPU build of torch first (README)"
+    fail "no disk space: $available GiB free in $PWD, the set-up needs about $needed_gib GiB; free some, or install the CPU build of torch first (site/machines.md)"
   fi
   echo "set-up: installing packages into .venv, once (some minutes, about 6 GiB)" >&2
   if [ ! -x .venv/bin/python ]; then

@@ -21,7 +21,16 @@ from .analog import Crossbar, Read, crossbars
 from .checks import InputError, StorageError
 from .conversion import copied, place
 from .converter import Reading
-from .quantizers import Binary, BinaryChannels, LearnedSign, LearnedStep, LegacyActivations, LegacySign, LineSearch
+from .quantizers import (
+    SEARCHED,
+    Binary,
+    BinaryChannels,
+    LearnedSign,
+    LearnedStep,
+    LegacyActivations,
+    LegacySign,
+    LineSearch,
+)
 
 FORMAT = "analog-pim-companion 1"
 ONE = torch.ones(1)  # the place of a step, which the file's tensors fill
@@ -31,7 +40,7 @@ KINDS: dict[type, tuple[Callable[[Any], list], Callable[..., nn.Module]]] = {
     Binary: (lambda q: [], Binary),
     BinaryChannels: (lambda q: [], BinaryChannels),
     LegacySign: (lambda q: [], LegacySign),
-    LineSearch: (lambda q: [q.bits], lambda bits: LineSearch(bits, ONE)),
+    LineSearch: (lambda q: [q.bits, q.n], lambda bits, n=SEARCHED: LineSearch(bits, ONE, n)),  # older files: no n
     LegacyActivations: (lambda q: [(q.n + 1).bit_length()], lambda bits: LegacyActivations(bits, ONE)),
     LearnedStep: (lambda q: [q.bits, q.signed, q.count], lambda bits, signed, n: LearnedStep(bits, signed, ONE, n)),
     LearnedSign: (lambda q: [q.bits, q.signed, q.count], lambda bits, signed, n: LearnedSign(bits, signed, ONE, n)),

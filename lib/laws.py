@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import InputError, one_of, real
+from .checks import InputError, integer, one_of, real
 
 Law = Callable[[Tensor, Tensor], Tensor]  # (w, e) ↦ w̃
 
@@ -87,7 +87,9 @@ def lognormal(z: Tensor, sigma: float) -> Tensor:
 # How a cell's unit normal becomes its deviation with mean 0 and standard deviation σ; independent of the law.
 CellDistribution = Callable[[Tensor, float], Tensor]  # (z, σ) ↦ e_W
 CELLS: dict[str, CellDistribution] = {"normal": normal, "lognormal": lognormal}
-BUILT_IN = (*LAWS, MEASURED, *CELLS)
+
+# Which cells hold a weight: cells, their number, and w̃ of the law, of w and of the cells' e (cells, …).
+Combine = Callable[[Law, Tensor, Tensor], Tensor]
 
 
 def single_ended(law: Law, w: Tensor, e: Tensor) -> Tensor:
@@ -103,8 +105,9 @@ def differential(law: Law, w: Tensor, e: Tensor) -> Tensor:
     return plus - minus
 
 
-MAPPINGS = {"single-ended": single_ended, "differential": differential}
+MAPPINGS: dict[str, Combine] = {"single-ended": single_ended, "differential": differential}
 CELLS_OF_A_WEIGHT = {"single-ended": 1, "differential": 2}
+BUILT_IN = (*LAWS, MEASURED, *CELLS, *MAPPINGS)
 
 
 def law_of(name: str, curve: tuple[float, ...] | None) -> Law:
@@ -134,15 +137,23 @@ def register_cells(name: str, distribution: CellDistribution) -> None:
     _register(CELLS, "distribution of cells", name, distribution)
 
 
-def _register(registry: dict, what: str, name: str, function: Callable) -> None:
+def register_mapping(name: str, combine: Combine, cells: int) -> None:
+    """Make combine(law, w, e) ↦ w̃, e (cells, …) over w the deviations of the cells that hold a weight, known as `name`
+    to `Variation(mapping=name)`; its code enters every key.  Raises InputError for a built-in name, or no cells."""
+    integer("cells of a weight", cells, 1)
+    _register(MAPPINGS, "mapping", name, combine, 3)
+    CELLS_OF_A_WEIGHT[name] = cells
+
+
+def _register(registry: dict, what: str, name: str, function: Callable, arguments: int = 2) -> None:
     try:
-        inspect.signature(function).bind(None, None)
+        inspect.signature(function).bind(*[None] * arguments)
         sound = isinstance(name, str) and name not in BUILT_IN
     except (TypeError, ValueError):
         sound = False
     if not sound:
         raise InputError(
-            f"a {what} needs a name other than {', '.join(BUILT_IN)} and a function of two arguments, "
+            f"a {what} needs a name other than {', '.join(BUILT_IN)} and a function of {arguments} arguments, "
             f"got {name!r}, {function!r:.60}"
         )
     registry[name] = function

@@ -23,7 +23,7 @@ from .arrays import Grid, Rows
 from .checks import InputError, frozen_dataclass, has, real
 from .data import Images
 from .estimators import Estimator, ReadOnce, by_array, grid_of, grids_of
-from .laws import MAPPINGS, MEASURED
+from .laws import BUILT_IN, MEASURED
 from .variation import NO_VARIATION, Chip, Variation
 
 
@@ -134,8 +134,8 @@ class Response:
 
     def slot(self, estimator: Estimator, layer: Crossbar, name: str, chip: Chip, variation: Variation) -> Correct:
         grid, w = grid_of(layer, variation), layer.quantize_weight(layer.weight).detach()
-        law, mapping = variation.uses[0], MAPPINGS[variation.mapping]
-        u = mapping(law, w, w.new_ones((2,) + (1,) * w.dim())) - w
+        law, _, combine = variation.uses
+        u = combine(law, w, w.new_ones((variation.cells_of_a_weight,) + (1,) * w.dim())) - w
         if isinstance(estimator, ReadOnce):
             e = estimator.known(layer, name, chip, variation)
             told = (grid.spread(e) if e.dim() else e).to(w) * u
@@ -162,11 +162,14 @@ def correction_for(law: str) -> Correction:
 
 
 def refuse_other_law(correction: Correction, variation: Variation) -> None:
-    """InputError where a correction meets a law that it was not made for."""
+    """InputError where a correction meets a law, or a registered mapping, that it was not made for."""
     if correction.law != variation.law:
         right = f"{CORRECTIONS[variation.law].__name__}()" if variation.law in CORRECTIONS else "one made for that law"
         found = f"{type(correction).__name__} corrects the {correction.law} law"
         raise InputError(f"{found}, this variation is {variation.law}; use {right}")
+    if isinstance(correction, Offset) and variation.mapping not in BUILT_IN:
+        known = "Offset corrects one cell or a differential pair for each weight"
+        raise InputError(f'{known}, not the mapping {variation.mapping!r}; use Response("{variation.law}")')
 
 
 class Tuning(Protocol):

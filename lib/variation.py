@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .arrays import COLUMNS, ROWS, Grid
 from .checks import InputError, integer, one_of, real
-from .laws import CELLS, CELLS_OF_A_WEIGHT, MAPPINGS, CellDistribution, Law, law_of
+from .laws import CELLS, CELLS_OF_A_WEIGHT, MAPPINGS, CellDistribution, Combine, Law, law_of
 
 
 def key_digest(*key: int | str) -> bytes:
@@ -124,9 +124,10 @@ class PassingChip(Chip):
 class Variation:
     """Standard deviations of the three components (no unit: relative to the weight, or to the layer's maximum).
 
-    law, cells: built in, or registered by `register_law` and `register_cells`.  curve: coefficients of σ(g) of the law
-    "measured", whose σ here are multiples of it.  array, rows, columns: σ_A, and the largest array.  mapping: the cells
-    of a weight.  layers: names of the layers that vary, None for all of them.  large: allow a σ above 1.
+    law, cells, mapping (the cells of a weight): built in, or registered by `register_law`, `register_cells` and
+    `register_mapping`.  curve: coefficients of σ(g) of the law "measured", whose σ here are multiples of it.  array,
+    rows, columns: σ_A, and the largest array.  layers: names of the layers that vary, None for all of them.  large:
+    allow a σ above 1.
     Raises InputError for a σ below 0 or above 1, an array without rows or columns, an unknown law, distribution of
     cells or mapping, and a curve that is missing, not asked for or negative."""
 
@@ -142,7 +143,8 @@ class Variation:
     mapping: str = "single-ended"
     curve: tuple[float, ...] | None = None
     # what its names stand for, as they were registered then
-    uses: tuple[Law, CellDistribution] = field(init=False, repr=False)
+    uses: tuple[Law, CellDistribution, Combine] = field(init=False, repr=False)
+    cells_of_a_weight: int = field(init=False, repr=False, compare=False)
 
     grids = ()  # name → Grid of every layer of a network, where `laid` has said so
 
@@ -157,8 +159,9 @@ class Variation:
             object.__setattr__(self, "curve", tuple(self.curve) if np.iterable(self.curve) else self.curve)
         law = law_of(self.law, self.curve)
         one_of("distribution of cells", self.cells, CELLS, "register_cells adds one")
-        one_of("mapping", self.mapping, MAPPINGS)
-        object.__setattr__(self, "uses", (law, CELLS[self.cells]))
+        one_of("mapping", self.mapping, MAPPINGS, "register_mapping adds one")
+        object.__setattr__(self, "uses", (law, CELLS[self.cells], MAPPINGS[self.mapping]))
+        object.__setattr__(self, "cells_of_a_weight", CELLS_OF_A_WEIGHT[self.mapping])
 
     @classmethod
     def split(
@@ -189,12 +192,7 @@ class Variation:
 
     @property
     def between_share(self) -> float:
-        """ρ = σ_B²/σ²; 0 without variation."""
-        return (self.between / self.total) ** 2 if self.total else 0.0
-
-    @property
-    def common_share(self) -> float:
-        """(σ_A² + σ_B²)/σ², what cells of an array share; the ρ of `split`.  0 without variation."""
+        """ρ = (σ_B² + σ_A²)/σ², what cells of an array have in common, as in `split`; 0 without variation."""
         return (self.between**2 + self.array**2) / self.total**2 if self.total else 0.0
 
     @property
@@ -206,7 +204,7 @@ class Variation:
     def label(self) -> str:
         """Its name in lists."""
         law = f"{self.law} " if self.law != "proportional" else ""
-        share = f" ρ {self.common_share:.3g}" if self.between or self.array else ""
+        share = f" ρ {self.between_share:.3g}" if self.between or self.array else ""
         array = f" α {self.array_share:.3g}" if self.array else ""
         mapping = f", {self.mapping}" if self.mapping != "single-ended" else ""
         return f"{law}σ {self.total:.3g}{share}{array}{mapping}"
@@ -243,14 +241,15 @@ class Variation:
     def deviation(self, chip: Chip, layer: str, like: Tensor, groups: int = 1, cell: int = 0) -> Tensor:
         """e = e_B + e_A + e_W of one layer on one chip, with the shape, device and type of `like`.
 
-        groups: of the layer, which lie on arrays of their own.  cell: 1 for the second of two cells a weight."""
+        groups: of the layer, which lie on arrays of their own.  cell: 1 for the second of the cells of a weight."""
         shared: Tensor | float = self.shared(chip)
         if self.array:
             grid = self.grid(like.shape, groups)
             shared = grid.spread(self.of_arrays(chip, layer, grid).to(torch.float32 if self.within else like.dtype))
         if not self.within:
             return torch.zeros_like(like).add_(shared.to(like) if isinstance(shared, Tensor) else shared)
-        e = self.own(chip.z_within(f"{layer}/second" if cell else layer, tuple(like.shape)))
+        name = (layer, f"{layer}/second")[cell] if cell < 2 else f"{layer}/{cell}"
+        e = self.own(chip.z_within(name, tuple(like.shape)))
         return (e.add_(shared) if self.between or self.array else e).to(like)
 
     def varies(self, layer: str) -> bool:
@@ -261,10 +260,10 @@ class Variation:
         """What the layer's first slot holds on this chip: q_w(w) ↦ w̃; None where nothing varies."""
         if not self.varies(layer):
             return None
-        cells, mapping, law = range(CELLS_OF_A_WEIGHT[self.mapping]), MAPPINGS[self.mapping], self.uses[0]
-        own = [self.deviation(chip, layer, like, groups, cell) for cell in cells]
+        law, _, combine = self.uses
+        own = [self.deviation(chip, layer, like, groups, cell) for cell in range(self.cells_of_a_weight)]
         e = torch.stack(own) if len(own) > 1 else own[0][None]
-        return lambda w: mapping(law, w, e)
+        return lambda w: combine(law, w, e)
 
 
 @lru_cache(1)  # every layer of a chip asks for it

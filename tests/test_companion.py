@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,10 +131,11 @@ def test_a_dry_run_of_published_sizes_needs_no_data(capsys, monkeypatch, tmp_pat
 def test_clean_keeps_figures(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setenv("ANALOG_PIM_CACHE", str(tmp_path / "cache"))
-    for name in ("cache", "build", "figures"):
-        (tmp_path / name).mkdir()
+    kept = {Path("figures"), Path("build"), Path("build/interactive"), Path("build/interactive/figures")}
+    for path in (*kept, Path("cache"), Path("build/quick/site")):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
     assert module.main(["--clean"]) == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["figures"]
+    assert {p.relative_to(tmp_path) for p in tmp_path.rglob("*")} == kept
 
 
 def test_force_forgets_every_count_of_a_training(tmp_path, monkeypatch):

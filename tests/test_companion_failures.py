@@ -96,13 +96,15 @@ def test_closed_streams_are_no_reason_to_fail(monkeypatch):
         stream.close()
 
 
-def test_the_summary_is_written_before_anything_is_printed(build, monkeypatch):
+def test_the_summary_and_the_site_are_written_before_anything_is_printed(build, monkeypatch):
     def gone(*_):
         raise BrokenPipeError
 
     monkeypatch.setattr(module, "say", gone)
+    monkeypatch.setattr(module.site, "build_site", lambda chosen: (build / "site").mkdir())
     with pytest.raises(BrokenPipeError):
-        module._report(profile("smoke"), [Outcome("00_x", "failed", error="half a pair: \ud83d")])
+        module._conclude(profile("smoke"), [Outcome("00_x", "failed", error="half a pair: \ud83d")])
+    assert (build / "site").exists()
     assert json.loads((build / "summary.json").read_text("utf-8"))["notebooks"][0]["name"] == "00_x"
 
 

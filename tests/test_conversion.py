@@ -257,3 +257,16 @@ def test_quantizers_take_the_mode_of_their_layer():
     analog = to_analog(net, "A4W4", torch.randn(8, 12))
     assert not analog[0].quantize_weight.training and analog[2].quantize_weight.training
     assert isinstance(analog[0].quantize_input, LearnedStep)
+
+
+@pytest.mark.parametrize("quantizers", ["learned", "legacy"])
+def test_steps_of_an_untrained_network_suit_its_first_training_step(quantizers):
+    """Its batch norms change nothing in evaluation mode, where the signal shrinks from layer to layer."""
+    torch.manual_seed(0)
+    x = torch.randn(32, 3, 32, 32)
+    net = to_analog(build("vgg11", 3, 10, 32, 0.25), "A8W4", x, quantizers).train()
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not any(m.running_mean.any() or (m.running_var != 1).any() for m in norms)  # as they were
+    F.cross_entropy(net(x), torch.arange(32) % 10).backward()
+    gradients = [float(layer.weight.grad.norm()) for _, layer in crossbars(net)]
+    assert max(gradients) < 10 * min(gradients), gradients  # 25,000 times, behind steps of the shrunken signal

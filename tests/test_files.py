@@ -11,6 +11,7 @@ CASES = [
     ("lenet5", "A4W2", "learned"),
     ("lenet5", "A1W1", "learned"),
     ("lenet5", "A4W4", "line-search"),
+    ("lenet5", "A4W4", "fine-line-search"),
     ("lenet5-classic", "A1W1", "legacy-channels"),
     ("lenet5-classic", "A4W4", "legacy"),
     ("resnet18", None, "learned"),
@@ -36,6 +37,7 @@ def test_a_network_comes_back(name, bits, quantizers, tmp_path):
             with torch.no_grad(), programmed(n, chip or Chip(0), Variation(0.3 if chip else 0.0)):
                 outs.append(n(x))
         assert torch.equal(*outs)
+    assert torch.equal(net.train()(x), back.train()(x))  # it trains on with the same quantizers
 
 
 def test_one_file_one_network(tmp_path):

@@ -26,4 +26,4 @@ def test_what_one_may_add_runs_as_it_stands(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "lib" / "ADD_YOUR_OWN.md").read_text("utf-8"), re.S)
     (tmp_path / "mine.py").write_text("\n".join(blocks), "utf-8")
     printed = run("mine.py", cwd=tmp_path)
-    assert printed.count("[") == 5
+    assert printed.count("[") == 8

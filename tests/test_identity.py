@@ -17,14 +17,14 @@ import pytest
 import torch
 from conftest import ROOT, environment
 
-from lib import Variation, register_cells, register_law
+from lib import Variation, register_cells, register_law, register_mapping
 from lib.accounting import shared_gain
 from lib.checks import InputError
 from lib.content import code_of
 from lib.controls import Control
 from lib.estimators import Oracle, ReadOnce, ReferenceCells
 from lib.identity import described
-from lib.laws import CELLS, LAWS
+from lib.laws import CELLS, CELLS_OF_A_WEIGHT, LAWS, MAPPINGS
 from lib.selftuning import Gain, SelfTuning
 from lib.training import Recipe
 from lib.trials import Measurement, Trial
@@ -88,18 +88,20 @@ def test_a_control_a_law_a_distribution_and_subclasses_count_by_their_code():
 
 @pytest.fixture
 def registries():
-    before = dict(LAWS), dict(CELLS)
+    registries = LAWS, CELLS, MAPPINGS, CELLS_OF_A_WEIGHT
+    before = [dict(registry) for registry in registries]
     yield
-    for registry, known in zip((LAWS, CELLS), before):
+    for registry, known in zip(registries, before):
         registry.clear()
         registry.update(known)
 
 
-def test_registered_laws_and_distributions_are_part_of_every_key(registries):
+def test_registered_laws_distributions_and_mappings_are_part_of_every_key(registries):
     def keys(k):
         register_law("squared", partial(defined("def law(w, e, k):\n    return w + k * e * w.square()", "law"), k=k))
         register_cells("flat", defined(f"def cells(z, sigma):\n    return {k} * sigma * z.erf()", "cells"))
-        v = Variation(0.1, law="squared", cells="flat")
+        register_mapping("pair", defined(f"def pair(law, w, e):\n    return law({k} * w, e.mean(0))", "pair"), 2)
+        v = Variation(0.1, law="squared", cells="flat", mapping="pair")
         trial = Trial("fashion-mnist", "lenet5", "QAVAT", Recipe(), "A4W2", v)
         return [json.dumps(thing, sort_keys=True) for thing in (trial.config(), Measurement(trial, v).config())]
 
@@ -128,6 +130,8 @@ NOT_REGISTERED = [
     lambda: register_law("x", 3),
     lambda: register_law("x", lambda w: w),
     lambda: register_law(3, lambda w, e: w),
+    lambda: register_mapping("x", lambda w, e: w, 2),
+    lambda: register_mapping("differential", lambda law, w, e: w, 2),
 ]
 
 

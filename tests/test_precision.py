@@ -7,6 +7,7 @@ from conftest import in_colour
 from torch import nn
 
 from lib import PerChipBatchNorm, Recipe, Variation, accuracy, build, evaluate, fit, precision, to_analog
+from lib.evaluation import best_precision
 from lib.precision import multiplying, training_precision
 from lib.quantizers import LearnedStep, levels
 
@@ -78,7 +79,9 @@ def test_the_precision_is_chosen_by_what_the_network_is(images, monkeypatch):
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
     assert training_precision(net(colour), x) == training_precision(net(colour, None), x) == "bfloat16"
     assert training_precision(to_analog(build("lenet5", 3, 3, 12), "A4W4", x), x) == "float32"  # six channels
-    assert training_precision(net(colour, quantizers="legacy"), x) == "float32"
+    legacy = net(colour, quantizers="legacy")
+    assert training_precision(legacy, x) == best_precision(legacy, x) == "float32"  # truncated
+    assert best_precision(net(colour), x) == "bfloat16"
     assert training_precision(net(colour).double(), x.double()) == "float32"
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: False)
     assert training_precision(net(colour), x) == "float32"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from lib.laws import CELLS, layer_fixed, proportional
+from lib.laws import CELLS, CELLS_OF_A_WEIGHT, MAPPINGS, layer_fixed, proportional, register_mapping
+from lib.selftuning import Offset, refuse_other_law
 from lib.statistics import variance_components
 from lib.variation import PURPOSES, Chip, PassingChip, Variation
 
@@ -176,6 +177,22 @@ def test_deviations_leave_the_normals_as_they_are(kind):
     first, second = variation.own(z), variation.own(z)
     assert torch.equal(first, second) and first.std().item() == pytest.approx(0.5, rel=0.02)
     assert torch.equal(z, Chip(0).z_within("layer", (100_000,)))
+
+
+def test_a_mapping_of_ones_own(monkeypatch):
+    """Two cells of half a weight each: their own parts average, what they share adds up."""
+    for registry in (MAPPINGS, CELLS_OF_A_WEIGHT):
+        monkeypatch.setitem(registry, "halves", None)  # it goes again
+    register_mapping("halves", lambda law, w, e: law(w / 2, e[0]) + law(w / 2, e[1]), 2)
+    w = torch.full((40_000,), 0.5)
+    own, shared = (
+        Variation(*sigmas, mapping="halves").deviate(Chip(1), "layer", w)(w) for sigmas in ((0.3,), (0, 0.3))
+    )
+    assert own.std().item() == pytest.approx(0.5 * 0.3 / 2**0.5, rel=0.02)
+    torch.testing.assert_close(shared, w * (1 + Variation(0, 0.3).shared(Chip(1))))
+    fixed = Variation(0.3, law="layer-fixed", mapping="halves")
+    with pytest.raises(ValueError, match="not the mapping 'halves'; use Response"):
+        refuse_other_law(Offset(), fixed)
 
 
 PER_CENT = [

@@ -81,10 +81,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="other images in the place of a profile's own, e.g. cifar100=imagefolder:PATH; may be given several times",
     )
     add("--train", action="store_true", help="train what comes trained with the project, too (data/networks)")
-    add("--force", action="store_true", help="recompute what the store has for notebooks 00 to 07")
+    add("--force", action="store_true", help="recompute what the store has for notebooks 00 to 07 and 09")
     add("--dry-run", action="store_true", help="print what would be trained and measured, with its estimated time")
     add("--list", action="store_true", help="list profiles and notebooks")
-    add("--clean", action="store_true", help="delete cache/ and build/; figures stay")
+    add("--clean", action="store_true", help="delete cache/ and what runs left in build/; figures stay")
     add("--pack", metavar="FILE", help="write the stored results of the profile into one file, for a class")
     add("--unpack", metavar="FILE", help="put the results of such a file into the store")
     add("--copy-site", metavar="DIR", help="copy the site of the profile's last run into a new folder, to be served")
@@ -127,11 +127,7 @@ def _run(options: argparse.Namespace) -> int:
     began = time.monotonic()
     engine.collect(wanted, settings)
     say(f"computed in {time.monotonic() - began:.0f} s{_came_trained(wanted, settings)}")
-    status = _report(chosen, render(chosen, {number: available[number] for number in selected}, staged, settings))
-    began = time.monotonic()
-    page = site.build_site(chosen)
-    say(f"site: {os.path.relpath(page)}   ({time.monotonic() - began:.0f} s)")
-    return status
+    return _conclude(chosen, render(chosen, {number: available[number] for number in selected}, staged, settings))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -164,12 +160,16 @@ def _recorded(chosen: Profile) -> set[str]:
 
 
 def _clean(settings: Settings) -> int:
+    """Figures that a notebook drew in JupyterLab stay."""
     settings.store.clean()
-    shutil.rmtree(build := ROOT / "build", ignore_errors=True)
-    for folder in (build, *(settings.cache / kind for kind in KINDS)):
+    build = ROOT / "build"
+    made = [path for path in build.glob("*") if path.name != "interactive"]
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
+    for folder in (*made, *(settings.cache / kind for kind in KINDS)):
         if folder.exists():
             raise StorageError(f"cannot delete all of {folder}; delete it by hand, or change the rights there")
-    say(f"removed {settings.cache} and {build}")
+    say(f"removed {settings.cache} and what runs left in {build}")
     return 0
 
 
@@ -218,11 +218,22 @@ def _dry_run(wanted: list[Measurement], settings: Settings) -> int:
     return 0
 
 
-def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
-    """The files, then the same in print: a terminal that goes away takes none of them with it."""
-    build = ROOT / "build" / chosen.name
+def _conclude(chosen: Profile, outcomes: list[Outcome]) -> int:
+    """Summary and site, then what is in them in print: a terminal that goes away takes none of them with it."""
     summary = {"profile": chosen.name, "notebooks": [vars(o) for o in outcomes]}
-    write(build / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write(ROOT / "build" / chosen.name / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    began = time.monotonic()
+    try:
+        page = site.build_site(chosen)
+        took = time.monotonic() - began
+    finally:
+        status = _report(chosen, outcomes)
+    say(f"site: {os.path.relpath(page)}   ({took:.0f} s)")
+    return status
+
+
+def _report(chosen: Profile, outcomes: list[Outcome]) -> int:
+    """1 where not all is well."""
     say(f"\n{'':60} claims that hold\n{'notebook':32} {'status':8} {'time':>8} {'figures':>8}  {'expected':9} reported")
     for o in outcomes:
         holds = ([c["verdict"] == "holds" for c in o.claims if c["expected"] is of] for of in (True, False))

@@ -28,7 +28,7 @@ from .claims import (
 )
 from .profiles import Profile, Setting
 
-FINE = "PTQ-VAT, finer search"  # of weight steps: beside what is published, and no alternative of its own
+FINE = "PTQ-VAT, finer search"  # of weight steps than is published: a harder alternative, reported but not expected
 
 
 def measurements(profile: Profile, seed: int = 0) -> list[Case]:

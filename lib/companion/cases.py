@@ -204,6 +204,6 @@ def controls(bench: Bench) -> list:
 
 def place(setting: Setting, net: str, variation: Variation) -> str:
     """The operating point of a claim in words."""
-    share = f", ρ {variation.common_share:.3g}" if variation.between or variation.array else ""
+    share = f", ρ {variation.between_share:.3g}" if variation.between or variation.array else ""
     what = f"{NAMES[setting.network]} {setting.claim_bits} {net}, {variation.law}"
     return f"{what} σ {variation.total:.3g}{share}, same chips"

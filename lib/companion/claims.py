@@ -1,7 +1,7 @@
 """Tidy tables: a row per case and chip in, a row per group out; and what the claims of several notebooks share."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 
 import numpy as np
 import pandas as pd
@@ -30,11 +30,11 @@ def over_seeds(found: Mapping[int, Estimate]) -> Estimate:
     one, *more = found.values()
     if not more:
         return one
-    own = pd.DataFrame([(e.value, e.low, e.high) for e in found.values()]).mean(skipna=False)
-    if np.isnan(own[0]):
+    value, low, high = np.mean([(e.value, e.low, e.high) for e in found.values()], 0)
+    if math.isnan(value):
         return Estimate(math.nan, math.nan, math.nan, len(found))
     over = mean([e.value for e in found.values()])
-    return Estimate(over.value, np.fmin(over.low, own[1]), np.fmax(over.high, own[2]), over.n)
+    return Estimate(over.value, np.fmin(over.low, low), np.fmax(over.high, high), over.n)
 
 
 def summary(
@@ -76,6 +76,11 @@ def measured(value: float, low: float, high: float, unit: str) -> str:
     small = 0 < max(abs(value), abs(low), abs(high)) < 0.005  # two decimals would show zeros
     found, *bounds = ("–" if math.isnan(v) else f"{v:.2g}" if small else f"{v:z.2f}" for v in (value, low, high))
     return f"{found} {unit}" if low == high else f"{found} [{', '.join(bounds)}] {unit}"
+
+
+def origin(n: int, of: str, alone: int | None, seeds: Sized | None) -> str:
+    """What an estimate is from: "3 seeds, 2 of 3 alone"."""
+    return f"{n} {of}" + (f", {alone} of {len(seeds)} alone" if seeds and len(seeds) > 1 else "")
 
 
 def within_percent(e: Estimate) -> Estimate:

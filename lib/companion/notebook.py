@@ -29,7 +29,7 @@ from ..sources import SOURCES, path_of
 from ..statistics import Claim
 from ..trials import Trial
 from . import cases, figures
-from .claims import measured
+from .claims import measured, origin
 from .profiles import profile
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib", "seaborn")
@@ -210,7 +210,7 @@ def claims_frame(claims: Sequence[Claim]) -> pd.DataFrame:
             "claim": f"{c.statement}: required {c.requirement}",
             "where": c.point,
             "measured [95%]": measured(c.estimate.value, c.estimate.low, c.estimate.high, c.unit),
-            "from": f"{c.estimate.n} {c.of}" + (f", {c.in_seeds} of {len(c.each)} alone" if len(c.each) > 1 else ""),
+            "from": origin(c.estimate.n, c.of, c.in_seeds, c.each),
         }
         for c in claims
     )

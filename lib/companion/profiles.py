@@ -1,8 +1,8 @@
 """Profiles: scale and nothing else.  The same code runs every profile; an operating point never depends on results.
 
 `claim_bits` of a network is the bit width with the larger gain of QAVAT over its best alternative on the validation
-split at σ = 0.5, among those listed in `bits`; `python -m benchmarks.choose_bits` repeats that choice, and the README
-gives its numbers.
+split at σ = 0.5, among those listed in `bits`; `python -m benchmarks.choose_bits` repeats that choice, and
+site/results.md gives its numbers.
 """
 
 from dataclasses import replace
@@ -63,7 +63,8 @@ _FEW: dict = {
     "many_chips": 3,
     "slice_images": 12,
 }
-# chosen on validation images and chips of seed 0 (README): float 40 or 80 epochs, methods 8 or 12 from there, lr 0.1
+# chosen on validation images and chips of seed 0 (benchmarks/colour.md): float 40 or 80 epochs, methods 8 or 12 from
+# there, lr 0.1
 _CROPS = Augment(crop=4, flip=True)
 _LONG = Recipe(epochs=80, batch_size=256, lr=0.2, warmup=0.1, augment=_CROPS)
 _TUNING = Recipe(epochs=12, batch_size=256, lr=0.1, warmup=0.1, augment=_CROPS)

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ..estimators import Oracle
-from ..selftuning import SelfTuning
+from ..selftuning import Gain, SelfTuning
 from ..statistics import Claim, Estimate
-from ..variation import NO_VARIATION
+from ..variation import NO_VARIATION, Chip
 from .cases import COLUMNS, NETS, Bench, Case, benches, controls
 from .claims import (
     ALLOWED_LOSS,
@@ -101,6 +101,17 @@ def axis_claims(table: pd.DataFrame) -> dict[tuple, list[Claim]]:
             *claimed(tuned, BY, "loss of QAVAT, self-tuned", lambda r: loss(ideal, r), below=ALLOWED_LOSS),
         ]
     return found
+
+
+def below_the_floor(profile: Profile) -> pd.DataFrame:
+    """network, σ, chips of the one axis under the proportional law: how many have a gain 1 + e_B below the floor."""
+    rows = []
+    for bench in (b for b in benches(profile) if b.law == Gain.law):
+        for sigma in bench.axis:
+            chips = [Chip.of(profile.purpose, i) for i in range(bench.setting.chips)]
+            below = sum(1 + bench.pattern(sigma=sigma).shared(chip) < Gain().floor for chip in chips)
+            rows.append({"network": bench.setting.network, "σ": sigma, "chips": len(chips), "below the floor": below})
+    return pd.DataFrame(rows)
 
 
 def axis_verdicts(found: dict[tuple, list[Claim]]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 from ..checks import InputError, RunError
 from ..data import ROOT
 from . import paper_versus_ours
-from .claims import measured
+from .claims import measured, origin
 from .profiles import Profile
 from .published import abstract
 from .rendering import explained
@@ -34,6 +34,12 @@ DRAWS = (
     "diagrams.",
     "panels.",
     "chip_explorer.",
+)
+
+ANSWERED = "quick"  # the profile whose numbers the answers give
+OTHER = (
+    "\n\n```{note}\nFigures, titles and claims are of this run. Numbers in the text and in the answers are of profile "
+    f"`{ANSWERED}`, but where they name another.\n```\n"
 )
 
 
@@ -88,6 +94,8 @@ def gather(chosen: Profile, target: Path) -> Path:
         # in JupyterLab the glossary lies beside the notebooks' folder, here beside the pages
         notebook = json.loads(path.read_text("utf-8").replace("(../site/glossary.md#", "(glossary.md#"))
         if not _failed(notebook):
+            if chosen.name != ANSWERED:
+                notebook["cells"][0]["source"] = "".join(notebook["cells"][0]["source"]) + OTHER
             (target / path.name).write_text(json.dumps(folded(notebook)), "utf-8")
             names.append(path.stem)
     records = [json.loads(path.read_text("utf-8")) for path in sorted(chosen.figures.glob("[0-9][0-9]_*.json"))]
@@ -182,7 +190,7 @@ def claims(names: list[str], records: list[dict]) -> str:
                 f"{c['statement']}: required {c['requirement']}",
                 c["point"],
                 _measured(c),
-                f"{c['n']} {c['of']}",
+                origin(c["n"], c["of"], c["in_seeds"], c["seeds"]),
             )
             for c in found.values()
         ]

@@ -27,7 +27,7 @@ ALL = {
 }
 
 
-SEEDS = ("03", "04", "05", "06", "09")  # these read every seed of a profile, the others that of their notebook
+SEEDS = ("03", "04", "05", "06", "07", "09")  # these read every seed of a profile, the others that of their notebook
 
 
 def every_measurement(profile: Profile, notebooks) -> list[Measurement]:
