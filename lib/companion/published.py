@@ -99,7 +99,7 @@ class Reported:
 @dataclass(frozen=True)
 class Rows:
     """Some rows of one network, to be repeated.  bits, methods, sigmas: None for all.  seeds: of a profile's, the first
-    so many, None for all.  shorter: the part of the published schedule, 2 for half of it.  chips: if not the
+    so many, None for all.  shorter: the part of the published schedule, 3 for a third of it.  chips: if not the
     profile's."""
 
     network: str
