@@ -117,8 +117,9 @@ def mismatch_error(layer: Crossbar, x: Tensor, variation: Variation, arrays: int
     """What σ_A adds to the variance of every output of a layer that is corrected by the mean of the chip's `arrays`, at
     fixed e_B and input x (proportional: first order in e_A, above the floor).
 
-    InputError for a law without a formula."""
+    InputError for a law or a mapping without a formula."""
     _has_formula(variation.law)
+    one_of("mapping with a formula", variation.mapping, ("single-ended", "differential"), "simulate another")
     w, blocks = layer.quantize_weight(layer.weight).detach(), row_blocks(layer.weight[0].numel(), variation.rows)
     if variation.law == "layer-fixed":
         parts, scale = [layer.input_sum(x, rows) for rows in blocks], peak(layer)

@@ -6,10 +6,11 @@ import copy
 import logging
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .analog import ANALOG, Crossbar, crossbars, dtype_of, evaluating, require_one_input, run, watched
@@ -103,7 +104,7 @@ def _observe(
         values = x.abs().max().view(1) if legacy else thinned(x)
         calls.setdefault(module, []).append((values, bool((x < 0).any()), x[0].numel()))
 
-    with watched(layers, look), _unused_batch_norms(net) if len(batch) > 1 else nullcontext():
+    with watched(layers, look), unused_norms_seeing(net):
         _output(net, batch)
     made = {}
     for module, seen in calls.items():
@@ -116,19 +117,30 @@ def _observe(
 
 
 @contextmanager
-def _unused_batch_norms(net: nn.Module) -> Iterator[None]:
-    """Batch norms that have seen no batch yet (means 0, variances 1) take the statistics of the one at hand and keep
-    none.  As they stand they change nothing: the signal of an untrained network shrinks from layer to layer, and steps
-    fitted to that are hundreds of times too small for its first training step."""
-    norms = [(m, m.running_mean, m.running_var) for m in net.modules() if isinstance(m, BatchNorm)]
-    unused = [n for n in norms if n[1] is not None and n[2] is not None and not n[1].any() and n[2].eq(1).all()]
-    for m, *_ in unused:
-        m.running_mean = m.running_var = None
+def unused_norms_seeing(net: nn.Module) -> Iterator[None]:
+    """Batch norms as they were made (mean 0, variance 1, γ 0 or 1, β 0) and not frozen normalize by the batch at hand,
+    and keep nothing of it.  In evaluation mode they would change nothing: the signal of an untrained network shrinks
+    from layer to layer, and steps fitted to that are hundreds of times too small for its first training step."""
+
+    def by_the_batch(m: BatchNorm, args: tuple[Tensor, ...], y: Tensor) -> Tensor | None:
+        if not args or args[0].numel() == args[0].shape[1]:  # one value per channel has no variance
+            return None
+        return F.batch_norm(args[0], None, None, m.weight, m.bias, training=True, eps=m.eps)
+
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # exact types: a subclass may compute something else
+    norms = [m for m in net.modules() if type(m) in plain and m.training == net.training and _as_made(m)]
+    hooks = [m.register_forward_hook(by_the_batch) for m in norms]
     try:
         yield
     finally:
-        for m, mean, variance in unused:
-            m.running_mean, m.running_var = mean, variance
+        for hook in hooks:
+            hook.remove()
+
+
+def _as_made(m: nn.Module) -> bool:
+    made = {"running_mean": (0.0,), "running_var": (1.0,), "weight": (0.0, 1.0), "bias": (0.0,)}
+    values = [(getattr(m, name), allowed) for name, allowed in made.items() if getattr(m, name) is not None]
+    return m.running_mean is not None and all(v[0].item() in a and v.eq(v[0]).all() for v, a in values)
 
 
 def unread(net: nn.Module, batch: Tensor) -> list[str]:

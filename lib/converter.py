@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .analog import Crossbar, crossbars, evaluating
 from .arrays import ROWS
 from .checks import InputError, integer, real
+from .conversion import unused_norms_seeing
 from .quantizers import straight_through
 from .variation import keyed_generator
 
@@ -102,7 +103,7 @@ def extents(net: nn.Module, batch: Tensor | None, quantile: float = 0.999, rows:
     try:
         for name, layer in layers.items():
             layer.read, layer.rows = looks[name], rows
-        with evaluating(net):
+        with unused_norms_seeing(net), evaluating(net):
             net(batch)
     finally:
         for layer, read, rows_before in before:

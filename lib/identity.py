@@ -34,14 +34,15 @@ def described(value):
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return {"type": kind.__qualname__, "code": code_of(value)}
     ours = kind.__module__.partition(".")[0] == __package__
-    names = [f.name for f in dataclasses.fields(value) if f.init or not ours]  # ours follow from the others
+    names = [f.name for f in dataclasses.fields(value) if f.init or not ours]  # ours follow from the names
     fields = {name: described(getattr(value, name)) for name in names}
     uses = vars(value).get("uses", ()) if ours else ()
     own = [code_of(thing) for thing in (kind, *uses) if not _keyed(getattr(thing, "__module__", None) or "")]
     if not own:
         return {"type": kind.__name__} | fields
     cached = {k for c in kind.__mro__ for k, v in vars(c).items() if isinstance(v, functools.cached_property)}
-    known = {*(f.name for f in dataclasses.fields(value)), *cached}
+    fields |= {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("uses", *fields)}
+    known = {"uses", *fields, *cached}
     beside = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in known}
     return {"type": kind.__name__, "fields": fields, "beside": described(beside), "code": own}
 

@@ -2,7 +2,7 @@
 
 law             (w, e) ↦ w̃
 distribution    (z, σ) ↦ e_W of mean 0 and standard deviation σ
-mapping         which cells hold a weight: one, or two whose difference it is
+mapping         which cells hold a weight: one, two whose difference it is, or as registered
 """
 
 from __future__ import annotations
@@ -88,8 +88,7 @@ def lognormal(z: Tensor, sigma: float) -> Tensor:
 CellDistribution = Callable[[Tensor, float], Tensor]  # (z, σ) ↦ e_W
 CELLS: dict[str, CellDistribution] = {"normal": normal, "lognormal": lognormal}
 
-# Which cells hold a weight: cells, their number, and w̃ of the law, of w and of the cells' e (cells, …).
-Combine = Callable[[Law, Tensor, Tensor], Tensor]
+Combine = Callable[[Law, Tensor, Tensor], Tensor]  # (law, w, e) ↦ w̃; e (cells, …): of the cells that hold a weight
 
 
 def single_ended(law: Law, w: Tensor, e: Tensor) -> Tensor:
@@ -139,8 +138,10 @@ def register_cells(name: str, distribution: CellDistribution) -> None:
 
 def register_mapping(name: str, combine: Combine, cells: int) -> None:
     """Make combine(law, w, e) ↦ w̃, e (cells, …) over w the deviations of the cells that hold a weight, known as `name`
-    to `Variation(mapping=name)`; its code enters every key.  Raises InputError for a built-in name, or no cells."""
-    integer("cells of a weight", cells, 1)
+    to `Variation(mapping=name)`; its code enters every key.  Where all e are 0 it gives w.
+
+    To tune it takes `SelfTuning(estimator, Response(law))`.  Raises InputError for a built-in name, or no cells."""
+    cells = integer("cells of a weight", cells, 1)
     _register(MAPPINGS, "mapping", name, combine, 3)
     CELLS_OF_A_WEIGHT[name] = cells
 

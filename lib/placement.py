@@ -27,10 +27,8 @@ def report(net: nn.Module, mapping: str = "single-ended") -> list[LayerReport]:
     """A row for every module of `net` that holds parameters itself: what is analog, what stays digital, and why.
 
     mapping: as in `Variation`; a differential pair takes two cells a weight.  Raises InputError for an unknown one."""
-    rows, of_a_weight = (
-        [],
-        CELLS_OF_A_WEIGHT[one_of("mapping", mapping, CELLS_OF_A_WEIGHT, "register_mapping adds one")],
-    )
+    rows = []
+    of_a_weight = CELLS_OF_A_WEIGHT[one_of("mapping", mapping, CELLS_OF_A_WEIGHT, "register_mapping adds one")]
     quantizers = {id(q) for _, layer in crossbars(net) for q in (layer.quantize_input, layer.quantize_weight)}
     for name, module in net.named_modules():
         if id(module) in quantizers or not any(True for _ in module.parameters(recurse=False)):

@@ -167,9 +167,9 @@ def refuse_other_law(correction: Correction, variation: Variation) -> None:
         right = f"{CORRECTIONS[variation.law].__name__}()" if variation.law in CORRECTIONS else "one made for that law"
         found = f"{type(correction).__name__} corrects the {correction.law} law"
         raise InputError(f"{found}, this variation is {variation.law}; use {right}")
-    if isinstance(correction, Offset) and variation.mapping not in BUILT_IN:
-        known = "Offset corrects one cell or a differential pair for each weight"
-        raise InputError(f'{known}, not the mapping {variation.mapping!r}; use Response("{variation.law}")')
+    if isinstance(correction, (Gain, Offset)) and variation.mapping not in BUILT_IN:
+        found = f"{type(correction).__name__} knows a single cell or a differential pair for each weight"
+        raise InputError(f'{found}, not the mapping {variation.mapping!r}; use Response("{variation.law}")')
 
 
 class Tuning(Protocol):

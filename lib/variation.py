@@ -144,7 +144,7 @@ class Variation:
     curve: tuple[float, ...] | None = None
     # what its names stand for, as they were registered then
     uses: tuple[Law, CellDistribution, Combine] = field(init=False, repr=False)
-    cells_of_a_weight: int = field(init=False, repr=False, compare=False)
+    cells_of_a_weight: int = field(init=False, repr=False)
 
     grids = ()  # name → Grid of every layer of a network, where `laid` has said so
 
@@ -241,7 +241,7 @@ class Variation:
     def deviation(self, chip: Chip, layer: str, like: Tensor, groups: int = 1, cell: int = 0) -> Tensor:
         """e = e_B + e_A + e_W of one layer on one chip, with the shape, device and type of `like`.
 
-        groups: of the layer, which lie on arrays of their own.  cell: 1 for the second of the cells of a weight."""
+        groups: of the layer, which lie on arrays of their own.  cell: which of the cells of a weight, from 0."""
         shared: Tensor | float = self.shared(chip)
         if self.array:
             grid = self.grid(like.shape, groups)

@@ -134,6 +134,7 @@ def test_clean_keeps_figures(monkeypatch, tmp_path, capsys):
     kept = {Path("figures"), Path("build"), Path("build/interactive"), Path("build/interactive/figures")}
     for path in (*kept, Path("cache"), Path("build/quick/site")):
         (tmp_path / path).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "build" / ".DS_Store").touch()
     assert module.main(["--clean"]) == 0
     assert {p.relative_to(tmp_path) for p in tmp_path.rglob("*")} == kept
 

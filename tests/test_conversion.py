@@ -8,8 +8,9 @@ from torch import nn
 from lib import Chip, Variation, build, programmed, report, to_analog
 from lib.analog import crossbars, evaluating
 from lib.companion.your_own_network import Branched
+from lib.converter import Converter, attach
 from lib.folding import folded, plan
-from lib.quantizers import LearnedStep
+from lib.quantizers import LearnedStep, activation_quantizer
 
 
 class Shared(nn.Module):
@@ -270,3 +271,33 @@ def test_steps_of_an_untrained_network_suit_its_first_training_step(quantizers):
     F.cross_entropy(net(x), torch.arange(32) % 10).backward()
     gradients = [float(layer.weight.grad.norm()) for _, layer in crossbars(net)]
     assert max(gradients) < 10 * min(gradients), gradients  # 25,000 times, behind steps of the shrunken signal
+    attach(net, Converter(8), x)
+    assert all(layer.read for _, layer in crossbars(net))  # none is silent
+
+
+def _used(m):
+    m.running_var.fill_(2.0)
+
+
+def _folded(m):
+    nn.init.constant_(m.weight, 0.5)
+
+
+@pytest.mark.parametrize("touch", [None, _used, _folded, nn.Module.eval])
+def test_steps_follow_batch_norms_that_were_used_folded_or_frozen_as_they_are(touch):
+    torch.manual_seed(0)
+    x, net = (
+        torch.randn(32, 3, 8, 8),
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+    )
+    if touch:
+        touch(net[1])
+    step = to_analog(net, "A4W4", x)[3].quantize_input.step
+    with evaluating(net):
+        as_it_is = activation_quantizer(4, net[:3](x), signed=False).step
+    assert torch.allclose(step, as_it_is, rtol=0.1) == bool(touch)
+
+
+def test_a_single_value_per_channel_has_no_statistics():
+    net = nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    assert to_analog(net, "A4W4", torch.ones(1, 12))[3].quantize_input.step > 0

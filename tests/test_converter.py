@@ -22,6 +22,7 @@ from lib import (
 )
 from lib.analog import crossbars, evaluating
 from lib.checks import InputError
+from lib.conversion import unused_norms_seeing
 from lib.converter import Reading, attach, converting, extents
 from lib.evaluation import best_precision
 from lib.folding import folded, plan
@@ -57,7 +58,7 @@ def test_extents_are_quantiles_of_what_each_layer_puts_out_and_serve_as_well_as_
     x, seen = batch().double(), {}
     found = extents(net, x, 0.9, rows=1000)
     assert all(layer.read is None and layer.rows is None for _, layer in crossbars(net))
-    with evaluating(net):
+    with unused_norms_seeing(net), evaluating(net):
         for name, layer in crossbars(net):
             layer.register_forward_hook(lambda m, given, y, name=name: seen.update({name: y - shaped(m)}))
         net(x)

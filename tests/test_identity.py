@@ -105,6 +105,9 @@ def test_registered_laws_distributions_and_mappings_are_part_of_every_key(regist
         trial = Trial("fashion-mnist", "lenet5", "QAVAT", Recipe(), "A4W2", v)
         return [json.dumps(thing, sort_keys=True) for thing in (trial.config(), Measurement(trial, v).config())]
 
+    mean = defined("def mean(law, w, e):\n    return law(w, e.mean(0))", "mean")
+    four, two = (register_mapping("mean", mean, n) or Variation(0.1, mapping="mean") for n in (4, 2))
+    assert four != two and described(four) != described(two)
     assert keys(1) == keys(1) and all(a != b for a, b in zip(keys(1), keys(2)))
     weight = torch.ones(3)
     v, old = Variation(0.1, law="squared", cells="flat"), Variation(0.1, law="squared")

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from lib.laws import CELLS, CELLS_OF_A_WEIGHT, MAPPINGS, layer_fixed, proportional, register_mapping
-from lib.selftuning import Offset, refuse_other_law
+from lib.selftuning import Gain, Offset, refuse_other_law
 from lib.statistics import variance_components
 from lib.variation import PURPOSES, Chip, PassingChip, Variation
 
@@ -190,9 +190,15 @@ def test_a_mapping_of_ones_own(monkeypatch):
     )
     assert own.std().item() == pytest.approx(0.5 * 0.3 / 2**0.5, rel=0.02)
     torch.testing.assert_close(shared, w * (1 + Variation(0, 0.3).shared(Chip(1))))
-    fixed = Variation(0.3, law="layer-fixed", mapping="halves")
-    with pytest.raises(ValueError, match="not the mapping 'halves'; use Response"):
-        refuse_other_law(Offset(), fixed)
+    for correction in (Gain(), Offset()):
+        with pytest.raises(ValueError, match="not the mapping 'halves'; use Response"):
+            refuse_other_law(correction, Variation(0.3, law=correction.law, mapping="halves"))
+
+
+def test_every_cell_of_a_weight_has_normals_of_its_own():
+    v = Variation(0.2)
+    parts = torch.stack([v.deviation(Chip(1), "layer", torch.empty(10_000), cell=cell) for cell in range(4)])
+    assert (torch.corrcoef(parts) - torch.eye(4)).abs().max() < 0.05
 
 
 PER_CENT = [

@@ -165,7 +165,7 @@ def _clean(settings: Settings) -> int:
     build = ROOT / "build"
     made = [path for path in build.glob("*") if path.name != "interactive"]
     for path in made:
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
     for folder in (*made, *(settings.cache / kind for kind in KINDS)):
         if folder.exists():
             raise StorageError(f"cannot delete all of {folder}; delete it by hand, or change the rights there")

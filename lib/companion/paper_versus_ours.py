@@ -154,7 +154,7 @@ def published_claims(table: pd.DataFrame) -> list[Claim]:
 
 
 def agreement_claims(table: pd.DataFrame) -> list[Claim]:
-    """One claim a repeated figure: our mean is near the published one, within the tolerance; one seed decides nothing."""
+    """One claim a repeated figure: our mean lies within the tolerance of the published one; one seed cannot tell."""
     claims = []
     for row in table[table.verdict != "not run"].itertuples():
         ends = row.ours_low - row.reported_mean, row.ours_high - row.reported_mean

@@ -39,7 +39,7 @@ DRAWS = (
 ANSWERED = "quick"  # the profile whose numbers the answers give
 OTHER = (
     "\n\n```{note}\nFigures, titles and claims are of this run. Numbers in the text and in the answers are of profile "
-    f"`{ANSWERED}`, but where they name another.\n```\n"
+    f"`{ANSWERED}`, except where they name another.\n```\n"
 )
 
 
