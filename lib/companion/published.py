@@ -1,8 +1,8 @@
 """The published accuracies of data/reported.csv, and the training and measurement that repeats each.
 
 Protocol of [code 2021]: `legacy` quantizers, random start, its schedules, crops with black borders, rotations to the
-nearest pixel, final-epoch weights, moving BN averages, one network a σ, 1,000 chips on the whole test set.  Ours
-differs in:
+nearest pixel, final-epoch weights, moving BN averages, one network a σ (QAT: one for all), 1,000 chips on the whole
+test set.  Ours differs in:
 
 - a twelfth of the training images is held out (validation split);
 - normalization by this training set's own moments; the standard deviations published for CIFAR-10 are 0.20, where
@@ -13,6 +13,7 @@ differs in:
   plain averages over one pass of images as they are.  The quantizers' running maxima move along in both;
 - VGG-11 A5W5: its figures are of 7 May 2021, when the scale of weights was a running maximum and weights were not
   rounded to the nearest level; repeated here with the line search that took its place;
+- VGG-11 in profile `published`: a third of its epochs and of its period, one seed, 100 chips;
 - chips, minibatches and initial weights from other random numbers.
 """
 
