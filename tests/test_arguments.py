@@ -252,6 +252,7 @@ def test_this_list_is_complete():
         "read_cells",
         "register_cells",
         "register_law",
+        "register_mapping",
         "shipped_networks",
     }  # take names and paths
     aside |= {"freeze_batch_norm", "attach"}  # they change their network, as they say

@@ -18,7 +18,7 @@ from lib.companion import paper_versus_ours
 # so it stands early: that lets `evaluate(…).summary()` exist.
 SCIENCE = (
     "checks sources content identity torch_internals quantizers arrays laws variation statistics lots cells cell_model "
-    "fitting analog placement converter precision conversion folding files networks folders data classify batch_norm "
+    "fitting analog placement precision conversion converter folding files networks folders data classify batch_norm "
     "training post_training kept evaluation adaptive estimators columns selftuning controls accounting trials shipped"
 ).split()
 # room → rooms that its modules may import from; "" is the science
