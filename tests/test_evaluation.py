@@ -172,7 +172,7 @@ def a_lot_with_a_tail(chips):
 @pytest.mark.parametrize("pilot,target", [(100, 0.5), (100, 1.0), (50, 0.5)])
 @pytest.mark.parametrize("kind", ["bell", "heavy tail", "a lot"])
 def test_the_planned_interval_covers(kind, pilot, target, monkeypatch):
-    """Simulated chips in the place of `evaluate`: coverage, and half-widths near what was asked for."""
+    """Simulated chips in place of `evaluate`: coverage, and half-widths near what was asked for."""
     rng = np.random.default_rng(2)
     z = norm.ppf((np.arange(100_000) + 0.5) / 100_000)
     truth = {"bell": 80, "heavy tail": 82.5, "a lot": (88 - 60 / (1 + np.exp(3 * (z + 1.2)))).mean()}[kind]

@@ -164,7 +164,7 @@ def test_dropout_is_a_function_of_seed_and_step(images):
 
 BAD = {
     "σ as a number": (lambda m, i: fit(m, i, RECIPE, 0.3), "variation must be a Variation, .* got 0.3"),
-    "variation in the place of the recipe": (lambda m, i: fit(m, i, Variation(0.3)), "recipe must be a Recipe"),
+    "variation in place of the recipe": (lambda m, i: fit(m, i, Variation(0.3)), "recipe must be a Recipe"),
     "a float network under variation": (
         lambda m, i: fit(build("lenet5", 1, 3, 12), i, RECIPE, Variation(0.3)),
         "no analog layer",

@@ -78,7 +78,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--dataset",
         metavar="NAME=SOURCE",
         action="append",
-        help="other images in the place of a profile's own, e.g. cifar100=imagefolder:PATH; may be given several times",
+        help="other images in place of a profile's own, e.g. cifar100=imagefolder:PATH; may be given several times",
     )
     add("--train", action="store_true", help="train what comes trained with the project, too (data/networks)")
     add("--force", action="store_true", help="recompute what the store has for notebooks 00 to 07 and 09")

@@ -195,7 +195,7 @@ def benches(profile: Profile, seed: int = 0) -> list[Bench]:
 
 
 def controls(bench: Bench) -> list:
-    """What a chip of notebook 05 may try in the place of self-tuning."""
+    """What a chip of notebook 05 may try in place of self-tuning."""
     batch, tried = bench.setting.recipe.batch_size, [OutputGain()]
     if bench.law == "layer-fixed" and isinstance(bench.tuning.estimator, ReadOnce):  # what reads on cannot fold
         tried.append(StaticFold(bench.tuning.estimator))

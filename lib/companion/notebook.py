@@ -143,10 +143,10 @@ class Notebook:
 
     @property
     def images(self) -> str:
-        """Which images stand in the place of the profile's own, for a caption; empty where none do."""
+        """Which images stand in place of the profile's own, for a caption; empty where none do."""
         used, repeated = {s.dataset for s in self.profile.settings}, {rows.dataset for rows in self.profile.published}
         told = [
-            f"{public_name(images)} in the place of {own}"
+            f"{public_name(images)} in place of {own}"
             for own, images in self.profile.in_place_of
             if images in used or own in repeated
         ]

@@ -49,7 +49,7 @@ def published(profile: Profile, seed: int = 0) -> list[Case]:
 
 
 def _on(m: Measurement, profile: Profile) -> Measurement:
-    """On the images that stand in the place of the published ones, where some do."""
+    """On the images that stand in place of the published ones, where some do."""
     images = dict(profile.in_place_of).get(m.trial.dataset, m.trial.dataset)
     return replace(m, trial=replace(m.trial, dataset=images))
 
@@ -126,7 +126,7 @@ def compared(ours: pd.DataFrame) -> pd.DataFrame:
 
 
 def newest(fresh: pd.DataFrame, profile: str) -> pd.DataFrame:
-    """Committed rows, with those just measured in the place of their predecessors."""
+    """Committed rows, with those just measured in place of their predecessors."""
     if not len(fresh):
         return committed()
     both = pd.concat([committed(), repeated(fresh, profile)], ignore_index=True)

@@ -190,7 +190,7 @@ PROFILES = {
 
 def profile(name: str, networks: str | None = None, seeds: str | None = None, datasets: str | None = None) -> Profile:
     """The profile of that name, reduced to some `networks` ("lenet5,vgg11") and training `seeds` ("0,1"), with other
-    images in the place of its own ("cifar100=imagefolder:PATH", several apart by ";"), if named.
+    images in place of its own ("cifar100=imagefolder:PATH", several apart by ";"), if named.
 
     Raises InputError for an unknown profile or network, a seed or dataset that the profile does not have, or images of
     an unknown kind."""
@@ -212,7 +212,7 @@ def profile(name: str, networks: str | None = None, seeds: str | None = None, da
 
 
 def _with_images(found: Profile, datasets: str) -> Profile:
-    """Other images in the place of a profile's own."""
+    """Other images in place of a profile's own."""
     repeated = [rows.dataset for rows in found.published]
     own, given = list(dict.fromkeys([*(s.dataset for s in found.settings), *repeated])), {}
     for part in datasets.split(";"):

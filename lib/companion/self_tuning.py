@@ -115,7 +115,7 @@ def below_the_floor(profile: Profile) -> pd.DataFrame:
 
 
 def axis_verdicts(found: dict[tuple, list[Claim]]) -> pd.DataFrame:
-    """network, law, σ: each claim's value with interval and verdict, and whether all three hold."""
+    """network, law, σ: each claim's value with interval and verdict, and whether all three shown."""
     rows = []
     for (network, law, sigma), three in found.items():
         told = {
@@ -123,7 +123,7 @@ def axis_verdicts(found: dict[tuple, list[Claim]]) -> pd.DataFrame:
             for c in three
         }
         every = all(c.verdict == "holds" for c in three)
-        rows.append({"network": network, "law": law, "σ": sigma} | told | {"all three hold": "yes" if every else "no"})
+        rows.append({"network": network, "law": law, "σ": sigma} | told | {"all three shown": "yes" if every else "no"})
     return pd.DataFrame(rows)
 
 
