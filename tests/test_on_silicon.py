@@ -72,7 +72,7 @@ def test_references_cost_the_same_wherever_they_sit():
     for setting in profile("quick").settings:
         for law in ("proportional", "layer-fixed"):
             bench = Bench(FORTY, setting, law, 0.3)
-            chip, array = on_silicon.by_chip(bench).estimator, on_silicon.by_array(bench).estimator
+            chip, array = on_silicon.chip_cells(bench).estimator, on_silicon.array_cells(bench).estimator
             assert array.per == "array" and 0 <= chip.n - array.n * on_silicon.arrays_of(setting) < chip.n / 2
 
 

@@ -78,6 +78,12 @@ def test_no_table_shows_what_only_python_reads(pages):
     assert [cell for cell in cells if re.match(r"\{|nan\b|NaN|None|array\(|&lt;NA", cell)] == []
 
 
+def test_a_page_shows_the_parameters_of_its_run(pages):
+    for name in ("00_start_here", "07_paper_versus_ours"):
+        page = html.unescape(re.sub(r"<[^>]+>", "", article(pages[name])))
+        assert re.findall(r'^PROFILE = "(\w+)"', page, re.M) == ["smoke"], name
+
+
 def test_code_that_only_plots_is_folded_and_formulas_are_typeset(pages):
     page = pages["02_variation_and_chips"]
     folded = re.findall(r'<div class="cell[^"]*tag_hide-input.*?<pre>(.*?)</pre>', page, re.S)

@@ -185,7 +185,7 @@ class Bench:
 
     def _case(self, net: str, v: Variation, tuning, names: Mapping, measurement: Measurement) -> Case:
         about = {"network": self.setting.network, "law": self.law, "net": net}
-        about |= {"tuning": tuning.label if tuning else "none", "point": place(self.setting, net, v)}
+        about |= {"tuning": tuning.label if tuning else "none", "point": operating_point(self.setting, net, v)}
         return Case(measurement, about | names)
 
 
@@ -202,7 +202,7 @@ def controls(bench: Bench) -> list:
     return [*tried, PerChipBatchNorm(4 * batch, batch), PerChipBatchNorm(batch, batch)]
 
 
-def place(setting: Setting, net: str, variation: Variation) -> str:
+def operating_point(setting: Setting, net: str, variation: Variation) -> str:
     """The operating point of a claim in words."""
     share = f", ρ {variation.between_share:.3g}" if variation.between or variation.array else ""
     what = f"{NAMES[setting.network]} {setting.claim_bits} {net}, {variation.law}"

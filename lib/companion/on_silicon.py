@@ -56,20 +56,20 @@ def arrays_of(setting: Setting) -> int:
     return sum(grid.arrays for _, grid in grids_of(net, Variation()))
 
 
-def by_chip(bench: Bench) -> SelfTuning:
+def chip_cells(bench: Bench) -> SelfTuning:
     """The reference cells of the claims, spread over the whole chip."""
     return SelfTuning(ReferenceCells(dict(bench.profile.cells)[bench.law]))
 
 
-def by_array(bench: Bench) -> SelfTuning:
+def array_cells(bench: Bench) -> SelfTuning:
     """An equal part of as many cells in each array; what is left over is not used."""
-    return SelfTuning(ReferenceCells(max(1, by_chip(bench).estimator.n // arrays_of(bench.setting)), per="array"))
+    return SelfTuning(ReferenceCells(max(1, chip_cells(bench).estimator.n // arrays_of(bench.setting)), per="array"))
 
 
 def tunings(bench: Bench) -> dict[str, SelfTuning | PerChipBatchNorm | None]:
     """What a chip may do, with as many reference cells in all, or with unlabelled images."""
     batch = bench.setting.recipe.batch_size
-    tried = {"untuned": None, "chip's cells": by_chip(bench), "arrays' cells": by_array(bench)}
+    tried = {"untuned": None, "chip's cells": chip_cells(bench), "arrays' cells": array_cells(bench)}
     return tried | {"BN on the chip": PerChipBatchNorm(batch, batch)}
 
 
@@ -82,7 +82,7 @@ def case(bench: Bench, v: Variation, tuning=None, converter: Converter | None = 
     chips = -(-bench.setting.chips // 2)
     m = cases.averaged(bench.profile, bench.setting, bench.networks[NET], v, chips, tuning)
     about = {"network": bench.setting.network, "law": bench.law, "net": NET}
-    point = cases.place(bench.setting, NET, v) + (f", α {v.array_share:.3g}" if v.array else "")
+    point = cases.operating_point(bench.setting, NET, v) + (f", α {v.array_share:.3g}" if v.array else "")
     return Case(replace(m, converter=converter), about | {"point": point} | names)
 
 
@@ -115,8 +115,8 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
             tried_at = {f"headroom {h:g}": Converter(bits, h) for h in HEADROOMS}
             for name, converter in (tried_at | {"behind the correction": Converter(bits, last=True)}).items():
                 at = {"of": "converter", "bits": bits, "converter": name}
-                found.append(case(bench, plain, by_chip(bench), converter, **at))
-        found.append(case(bench, plain, by_chip(bench), TRANSPARENT, of="transparent"))
+                found.append(case(bench, plain, chip_cells(bench), converter, **at))
+        found.append(case(bench, plain, chip_cells(bench), TRANSPARENT, of="transparent"))
         if bench.law == "proportional":  # a device has a law of its own
             for device, curve in DEVICES.items():
                 for mapping in ("single-ended", "differential"):

@@ -12,7 +12,7 @@ from ..checks import InputError, one_of
 from ..data import DATASETS, FOLDER, Augment
 from ..networks import NETWORKS
 from ..training import Recipe
-from .published import PROTOCOLS, Rows
+from .published import PROTOCOLS, Selection
 from .scale import AXIS, CLAIM_SHARE, FIXED_SIGMA, MIXED_SIGMA, SHARES, Profile, Setting
 
 __all__ = ["AXIS", "CLAIM_SHARE", "FIXED_SIGMA", "MIXED_SIGMA", "PROFILES", "SHARES", "Profile", "Setting", "profile"]
@@ -162,9 +162,9 @@ PROFILES = {
             (),
             notebooks=("07",),
             published=(
-                Rows("LeNet-5", 1.0),
-                Rows("VGG-11", 0.25, "A8W4", ("QAT",), seeds=1, shorter=3, chips=100),
-                Rows("VGG-11", 0.25, "A8W4", ("QAVAT",), (0.3, 0.5), seeds=1, shorter=3, chips=100),
+                Selection("LeNet-5", 1.0),
+                Selection("VGG-11", 0.25, "A8W4", ("QAT",), seeds=1, shorter=3, chips=100),
+                Selection("VGG-11", 0.25, "A8W4", ("QAVAT",), (0.3, 0.5), seeds=1, shorter=3, chips=100),
             ),
             published_chips=300,
             seeds=(0, 1, 2),
@@ -177,9 +177,9 @@ PROFILES = {
                 _ours("resnet18", "ResNet-18", 1.0, ("A8W1", "A8W2", "A8W4"), 1000),
             ),
             published=(
-                Rows("LeNet-5", 1.0),
-                *(Rows("VGG-11", w) for w in (0.25, 1.0, 2.0)),
-                *(Rows("ResNet-18", w) for w in (0.25, 1.0)),
+                Selection("LeNet-5", 1.0),
+                *(Selection("VGG-11", w) for w in (0.25, 1.0, 2.0)),
+                *(Selection("ResNet-18", w) for w in (0.25, 1.0)),
             ),
             published_chips=1000,
             seeds=(0, 1, 2),

@@ -98,7 +98,7 @@ class Reported:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Selection:
     """Some rows of one network, to be repeated.  bits, methods, sigmas: None for all.  seeds: of a profile's, the first
     so many, None for all.  shorter: the part of the published schedule, 3 for a third of it.  chips: if not the
     profile's."""
@@ -123,7 +123,7 @@ class Rows:
 
 
 # whose training is repeated with the recipe of `colour`
-AGAIN = Rows("VGG-11", 0.25, "A8W4", ("QAT", "QAVAT"), (0.5,))
+AGAIN = Selection("VGG-11", 0.25, "A8W4", ("QAT", "QAVAT"), (0.5,))
 
 
 def reported() -> list[Reported]:

@@ -8,7 +8,7 @@ from ..data import ROOT
 from ..quantizers import Bits
 from ..selftuning import SelfTuning
 from ..training import Recipe
-from .published import Rows
+from .published import Selection
 
 MIXED_SIGMA, CLAIM_SHARE = 0.3, 0.5
 # weight bits → the layer-fixed σ that disturbs Gaussian weights as much as the proportional 0.3 (0.3·rms|q|/max|q|)
@@ -87,7 +87,7 @@ class Profile:
     fixed_images: int | None = None
     notebooks: tuple[str, ...] | None = None
     in_place_of: tuple[tuple[str, str], ...] = ()
-    published: tuple[Rows, ...] = ()
+    published: tuple[Selection, ...] = ()
     published_chips: int = 0
     seeds: tuple[int, ...] = (0,)
     claims_expected: bool = False

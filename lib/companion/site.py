@@ -121,12 +121,15 @@ def _failed(notebook: dict) -> bool:
 
 
 def folded(notebook: dict) -> dict:
-    """The notebook with the code folded that only plots, or sets it up: a click opens it."""
-    for cell in notebook["cells"]:
-        source, tags = "".join(cell["source"]), cell["metadata"].setdefault("tags", [])
+    """The notebook with the code folded that only plots, or sets it up: a click opens it.  Of the two cells of
+    parameters, a notebook's own and those of its run, the latter stays."""
+    tagged = [cell["metadata"].setdefault("tags", []) for cell in notebook["cells"]]
+    given = any("injected-parameters" in tags for tags in tagged)
+    for cell, tags in zip(notebook["cells"], tagged):
+        source = "".join(cell["source"])
         if cell["cell_type"] == "code" and any(name in source for name in DRAWS):
             tags.append("hide-input")
-        if "injected-parameters" in tags:
+        if given and "parameters" in tags:
             tags.append("remove-cell")
     return notebook
 

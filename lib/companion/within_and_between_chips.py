@@ -22,7 +22,7 @@ from ..networks import build
 from ..statistics import Claim, Estimate, difference_of_means
 from ..torch_internals import BatchNorm
 from ..variation import NO_VARIATION, Chip
-from .cases import NETS, Case, benches, place
+from .cases import NETS, Case, benches, operating_point
 from .claims import (
     ALLOWED_LOSS,
     alike,
@@ -69,7 +69,11 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
         for part, layers in parts_of(bench.setting).items():
             for component in ("within", "between"):
                 v = replace(bench.parts[component], layers=layers)
-                names = {"part": part, "component": component, "point": place(bench.setting, "QAVAT", bench.pattern())}
+                names = {
+                    "part": part,
+                    "component": component,
+                    "point": operating_point(bench.setting, "QAVAT", bench.pattern()),
+                }
                 found.append(bench.sweep("QAVAT", v, of="part", **names))
     return found
 
