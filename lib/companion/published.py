@@ -1,7 +1,7 @@
 """The published accuracies of data/reported.csv, and the training and measurement that repeats each.
 
 Protocol of [code 2021]: `legacy` quantizers, random start, its schedules, crops with black borders, rotations to the
-nearest pixel, final-epoch weights, moving BN averages, one network a σ (QAT: one for all), 1,000 chips on the whole
+nearest pixel, final-epoch weights, moving BN averages, one network per σ (QAT: one for all), 1,000 chips on the whole
 test set.  Ours differs in:
 
 - a twelfth of the training images is held out (validation split);

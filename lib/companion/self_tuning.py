@@ -115,7 +115,7 @@ def below_the_floor(profile: Profile) -> pd.DataFrame:
 
 
 def axis_verdicts(found: dict[tuple, list[Claim]]) -> pd.DataFrame:
-    """network, law, σ: each claim's value with interval and verdict, and whether all three shown."""
+    """network, law, σ: each claim's value with interval and verdict, and whether all three are shown."""
     rows = []
     for (network, law, sigma), three in found.items():
         told = {

@@ -121,15 +121,13 @@ def _failed(notebook: dict) -> bool:
 
 
 def folded(notebook: dict) -> dict:
-    """The notebook with the code folded that only plots, or sets it up: a click opens it.  Of the two cells of
-    parameters, a notebook's own and those of its run, the latter stays."""
-    tagged = [cell["metadata"].setdefault("tags", []) for cell in notebook["cells"]]
-    given = any("injected-parameters" in tags for tags in tagged)
-    for cell, tags in zip(notebook["cells"], tagged):
-        source = "".join(cell["source"])
+    """The notebook with the code folded that only plots, or sets it up: a click opens it.  Its own parameters give way
+    to those of the run, which papermill has put into the cell after them."""
+    for cell in notebook["cells"]:
+        source, tags = "".join(cell["source"]), cell["metadata"].setdefault("tags", [])
         if cell["cell_type"] == "code" and any(name in source for name in DRAWS):
             tags.append("hide-input")
-        if given and "parameters" in tags:
+        if "parameters" in tags:
             tags.append("remove-cell")
     return notebook
 

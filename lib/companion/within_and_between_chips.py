@@ -66,14 +66,11 @@ def measurements(profile: Profile, seed: int = 0) -> list[Case]:
             found.append(bench.fixed(net, bench.pattern(share), of="chips", share=share))
         for net in PROBED:
             found += [bench.sweep(net, v, of="cause", cause=cause) for cause, v in bench.parts.items()]
+        point = operating_point(bench.setting, "QAVAT", bench.pattern())
         for part, layers in parts_of(bench.setting).items():
             for component in ("within", "between"):
                 v = replace(bench.parts[component], layers=layers)
-                names = {
-                    "part": part,
-                    "component": component,
-                    "point": operating_point(bench.setting, "QAVAT", bench.pattern()),
-                }
+                names = {"part": part, "component": component, "point": point}
                 found.append(bench.sweep("QAVAT", v, of="part", **names))
     return found
 
